@@ -1,0 +1,401 @@
+import base64
+import csv
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from varshare_jax import statistics
+from varshare_jax.errors import UserError
+from varshare_jax.report import figures, write_report
+from varshare_jax.report.runs import load_run, load_runs
+from varshare_jax.report.sections import group
+
+TASKS = ("alpha", "beta", "gamma")
+SCORES = np.array([[1.0, 20.0, 3.0], [3.0, 40.0, 4.0], [5.0, 60.0, 8.0]])
+
+
+def nulls(values):
+    return [[None if np.isnan(x) else x for x in row] for row in np.asarray(values, float)]
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Writes a run directory: two evaluations, the last of them equal to the final scores."""
+
+    def make(name="run", *, method="varshare", suite="toy", scores=SCORES, tasks=TASKS,
+             finished=True, metrics=None, success=None, config=None, **summary):
+        path = tmp_path / "runs" / name
+        path.mkdir(parents=True)
+        scores = np.asarray(scores, float)
+        seeds = len(scores)
+        (path / "config.json").write_text(json.dumps({
+            "suite": suite, "method": method, "num_seeds": seeds, "seed": 7,
+            "total_steps": 5000, "run_dir": str(path), **(config or {})}))
+        rows = [{"update": i, "env_steps": 1000 * i, "wall_seconds": 2.5 * i, "return": nulls(r)}
+                for i, r in ((1, np.zeros_like(scores) - 1), (2, scores))]
+        write_lines(path / "eval.jsonl", rows)
+        write_lines(path / "train.jsonl", [
+            {"update": i, "env_steps": i, "wall_seconds": 1.0, "metrics": {
+                key: nulls(np.asarray(value) * i) for key, value in (metrics or {}).items()}}
+            for i in (1, 2)])
+        if finished:
+            evaluation = {"return": nulls(scores)} | ({"success": success} if success else {})
+            (path / "summary.json").write_text(json.dumps({
+                "suite": suite, "method": method, "num_seeds": seeds, "total_steps": 5000,
+                "env_steps": 5120, "wall_seconds": 12.34, "compile_seconds": 1.5,
+                "steps_per_second": 9876.4, "parameters": {"active": 1234, "stored": 45678},
+                "eval": evaluation, "task_names": list(tasks), "diverged": [],
+                "versions": {"jax": "1.2.3"}, "device": {"kind": "abacus"}, **summary}))
+        return path
+
+    return make
+
+
+def write_lines(path, rows, tail=""):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + tail)
+
+
+class Page(HTMLParser):
+    """The tables of a page by the heading above them, cells as (text, attributes)."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.tables, self.heading, self._cell = [], {}, "", None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append((tag, attributes))
+        if tag in ("h2", "h3", "h4"):
+            self.heading = ""
+        if tag == "table":
+            self.tables[self.heading] = []
+        if tag == "tr":
+            self.tables[self.heading].append([])
+        if tag in ("td", "th"):
+            self._cell = ["", attributes]
+
+    def handle_data(self, data):
+        if self._cell is not None:
+            self._cell[0] += data
+        elif self.tags and self.tags[-1][0] in ("h2", "h3", "h4"):
+            self.heading += data
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.tables[self.heading][-1].append(tuple(self._cell))
+            self._cell = None
+        if tag in ("h2", "h3", "h4"):
+            self.tags.append(("/", {}))
+
+    def texts(self, heading):
+        return [[text.replace("\xa0", " ") for text, _ in row] for row in self.tables[heading]]
+
+
+@pytest.fixture
+def report(tmp_path):
+    def write(*runs, **options):
+        written = write_report(runs, tmp_path / "out" / "report.html", **options)
+        return written, Page(written.page.read_text())
+
+    return write
+
+
+def test_headline_shows_the_aggregates_and_the_cost(make_run, report):
+    written, page = report(make_run())
+    low, high = statistics.bootstrap_interval(SCORES, statistics.interquartile_mean,
+                                              rng=np.random.default_rng(0))
+    # Sorted: 1 3 3 4 5 8 20 40 60, two cut at either end.
+    assert page.texts("Results") == [
+        ["Method", "IQM [95 % CI]", "Mean", "Worst task", "Parameters active / stored",
+         "Env steps", "Wall s", "Compile s", "Steps/s", "Seeds"],
+        ["varshare", f"8.00 [{low:.2f}, {high:.2f}]", "16.00", "3.00 (alpha)",
+         "1,234 / 45,678", "5,120", "12.3", "1.5", "9,876", "3"]]
+    for cell in page.texts("Results")[1]:
+        assert cell in written.text_table
+
+
+def test_text_table_is_aligned(make_run, report):
+    written, _ = report(make_run("a", method="short"), make_run("b", method="much_longer_name"))
+    head, rule, *rows = written.text_table.splitlines()[2:6]
+    assert len(rows) == 2
+    assert {len(line) for line in (head, rule, *rows)} == {len(rule)}
+    ends = [match.end() for match in re.finditer("─+", rule)]
+    assert all(line[end:end + 2].strip() == "" for line in (head, *rows) for end in ends)
+
+
+def test_per_task_table_has_sample_deviation_and_marks_the_best_and_its_ties(make_run, report):
+    other = SCORES * [1.0, 2.0, 0.5]
+    _, page = report(make_run("a", method="a"), make_run("b", method="b", scores=other))
+    rows = page.tables["Final return of each task"]
+    texts = [[text for text, _ in row] for row in rows]
+    spread = np.std([10.0, 20.0, 30.0], ddof=1) * 2
+    assert texts[1:3] == [["alpha", "3.0 ± 2.0", "3.0 ± 2.0"],
+                          ["beta", f"40.0 ± {spread:.1f}", f"80.0 ± {2 * spread:.1f}"]]
+    strong = [[attributes.get("class") == "strong" for _, attributes in row[1:]]
+              for row in rows[1:]]
+    assert strong == [[True, True], [False, True], [True, False]]
+
+
+def test_headline_marks_the_best_of_several(make_run, report):
+    _, page = report(make_run("a", method="a"), make_run("b", method="b", scores=SCORES + 1))
+    assert [row[1][1].get("class") for row in page.tables["Results"][1:]] == [None, "strong"]
+
+
+def test_diverged_scores_count_as_the_worst_of_their_task(make_run, report):
+    scores = SCORES.copy()
+    scores[1, 1] = np.nan
+    run = make_run(scores=scores, diverged=[{"seed": 1, "task": 1}])
+    written, page = report(run)
+    # The first evaluation was -1 everywhere, so the lost 40 counts as -1.
+    assert page.texts("Results")[1][0] == "varshare†"
+    assert page.texts("Results")[1][2] == f"{(SCORES.sum() - 40 - 1) / 9:.2f}"
+    assert "† varshare: 1 of 9 final returns are NaN" in written.text_table
+    assert "varshare diverged: seed 1 on beta" in written.text_table
+    with written.csv.open() as file:
+        assert [row["return"] for row in csv.DictReader(file)].count("nan") == 1
+
+
+def test_fill_falls_back_to_the_run_where_a_task_never_scored(make_run):
+    run = make_run(scores=[[np.nan, 4.0], [np.nan, 6.0]], tasks=("a", "b"))
+    write_lines(run / "eval.jsonl", [])
+    entry = group(load_runs([run]))[0].entries[0]
+    np.testing.assert_array_equal(entry.returns, [[4.0, 4.0], [4.0, 6.0]])
+    assert entry.replaced == 2
+
+
+def test_a_run_that_is_all_nan_is_listed_without_scores(make_run, report):
+    lost = make_run("lost", method="lost", scores=np.full((3, 3), np.nan))
+    write_lines(lost / "eval.jsonl", [])
+    _, page = report(make_run(), lost)
+    assert page.texts("Results")[2][:3] == ["lost", "every return is NaN", "–"]
+    assert page.texts("Final return of each task")[0] == ["Task", "varshare"]
+
+
+def test_csv_has_a_row_per_seed_and_task(make_run, report):
+    success = [[0.0, 0.5, 1.0]] * 3
+    written, page = report(make_run("a", success=success), make_run("b", method="other"))
+    with written.csv.open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * SCORES.size
+    assert rows[5] == {"suite": "toy", "method": "varshare", "run": "a", "seed": "8",
+                       "task": "gamma", "return": "4.0", "success": "1.0"}
+    assert rows[9]["success"] == ""
+    assert [row[4] for row in page.texts("Results")] == ["Success", "50.0%", "–"]
+
+
+def test_unfinished_run_takes_its_latest_evaluation_and_ignores_the_cut_off_line(
+        make_run, report):
+    run = make_run(finished=False)
+    for name in ("eval.jsonl", "train.jsonl"):
+        with (run / name).open("a") as file:
+            file.write('{"update": 3, "env_steps": 3000, "ret')
+    written, page = report(run)
+    method, iqm, *_, steps, wall, compiled, speed, _ = page.texts("Results")[1]
+    assert (method, iqm.split()[0], steps, wall) == ("varshare‡", "8.00", "2,000", "5.0")
+    assert compiled == speed == "–"
+    assert "‡ varshare: not finished (to end at 5,000 env steps)" in written.text_table
+    assert page.texts("Final return of each task")[1][0] == "task 0"
+
+
+def test_a_damaged_line_that_is_not_the_last_is_an_error(make_run):
+    run = make_run()
+    (run / "eval.jsonl").write_text('{"upd\n{"update": 1}\n')
+    with pytest.raises(UserError, match=r"eval\.jsonl:1: not JSON"):
+        load_run(run)
+
+
+def test_rows_logged_again_after_a_resume_replace_the_earlier_ones(make_run):
+    run = make_run()
+    rows = [{"update": i, "env_steps": 100 * i, "wall_seconds": 1.0, "return": [[value]] * 3}
+            for i, value in ((1, 1.0), (2, 2.0), (3, 3.0), (2, 20.0), (3, 30.0))]
+    write_lines(run / "eval.jsonl", rows)
+    found = [(e.env_steps, e.returns[0, 0]) for e in load_run(run).evaluations]
+    assert found == [(100, 1.0), (200, 20.0), (300, 30.0)]
+
+
+@pytest.mark.parametrize("value", [[[1.0, 2.0]], [[1.0], [2.0, 3.0], [4.0]], [1.0] * 3, "x"])
+def test_evaluations_of_another_shape_are_refused(make_run, value):
+    run = make_run()
+    write_lines(run / "eval.jsonl", [
+        {"update": 1, "env_steps": 1, "wall_seconds": 1.0, "return": value}])
+    with pytest.raises(UserError, match=r"eval\.jsonl:1: not an evaluation of 3 seeds"):
+        load_run(run)
+
+
+def test_specialization_is_the_last_row_averaged_over_seeds_with_layers_in_order(
+        make_run, report):
+    values = np.array([[1.0, 2.0, 4.0], [3.0, np.nan, 4.0], [5.0, 2.0, 4.0]])
+    metrics = {"kl": values, "kl/critic_0": 0 * values, "kl/actor_head": values,
+               "kl/actor_10": values / 2, "kl/actor_2": values, "return": values}
+    _, page = report(make_run("a", metrics=metrics),
+                     make_run("b", method="l2_soft", metrics={"l2/actor_0": values}))
+    rows = page.tables["varshare"]
+    assert [[text.replace("\xa0", " ") for text, _ in row] for row in rows] == [
+        ["Task", "actor_2", "actor_10", "actor_head", "critic_0", "All layers"],
+        ["alpha", "6.000", "3.000", "6.000", "0.000", "15.000"],
+        ["beta", "4.000", "2.000", "4.000", "0.000", "10.000"],
+        ["gamma", "8.000", "4.000", "8.000", "0.000", "20.000"]]
+    styles = [row[1][1]["style"] for row in rows[1:]]
+    darkness = [sum(map(int, re.search(r"rgb\((.*?)\)", style)[1].split(","))) for style in styles]
+    assert darkness[2] < darkness[0] < darkness[1]
+    assert "l2_soft" in page.tables
+
+
+def test_layers_that_are_all_nan_are_left_blank(make_run, report):
+    _, page = report(make_run(metrics={"kl/actor_0": np.full((3, 3), np.nan)}))
+    assert page.texts("varshare")[1] == ["alpha", "–", "–"]
+
+
+def test_differences_show_only_what_differs(make_run, report):
+    _, page = report(make_run("a", config={"ppo": {"clip": 0.2, "epochs": 4}}),
+                     make_run("b", config={"ppo": {"clip": 0.3, "epochs": 4}, "extra": True}))
+    assert page.texts("Differences between the configurations") == [
+        ["Field", "varshare (a)", "varshare (b)"], ["ppo.clip", "0.2", "0.3"],
+        ["extra", "–", "true"]]
+
+
+def test_environments_share_a_column_only_if_equal(make_run, report):
+    same = make_run("a", method="a"), make_run("b", method="b")
+    heading = "Versions and devices"
+    assert report(*same)[1].texts(heading) == [
+        ["", "all finished runs"], ["device.kind", "abacus"], ["versions.jax", "1.2.3"]]
+    other = make_run("c", method="c", versions={"jax": "2.0"})
+    assert report(*same, other)[1].texts(heading) == [
+        ["", "a, b", "c"], ["device.kind", "abacus", "abacus"], ["versions.jax", "1.2.3", "2.0"]]
+
+
+def test_page_escapes_what_runs_contain(make_run, report):
+    evil = "<script>alert('x')</script>"
+    run = make_run(method=evil, suite='"><b>', tasks=(evil, "$\\frac{$", "& co"),
+                   metrics={f"kl/{evil}": SCORES}, versions={evil: evil},
+                   device={"kind": evil})
+    written, page = report(run, make_run("b", method=f"{evil}2", suite='"><b>',
+                                         tasks=(evil, "$\\frac{$", "& co"), config={evil: evil}))
+    assert not {"script", "b"} & {tag for tag, _ in page.tags}
+    assert evil in [row[0] for row in page.texts("Final return of each task")]
+    assert "<script" not in written.page.read_text().lower()
+
+
+def test_page_is_self_contained_and_reproducible(make_run, report):
+    runs = make_run("a", method="a"), make_run("b", method="b")
+    written, page = report(*runs)
+    text = written.page.read_text()
+    assert not {"link", "script", "iframe"} & {tag for tag, _ in page.tags}
+    sources = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
+    assert len(sources) == 1 + len(TASKS)
+    for source in sources:
+        kind, data = source.split(",")
+        assert kind == "data:image/svg+xml;base64"
+        assert b"<svg" in base64.b64decode(data)
+    assert "http" not in text
+    assert str(runs[0].parent) not in text
+    assert report(*runs)[0].page.read_text() == text
+    assert sorted(path.name for path in written.page.parent.iterdir()) == [
+        "report.csv", "report.html"]
+
+
+def test_learning_curve_plots_the_iqm_and_its_interval(make_run):
+    sections = group(load_runs([make_run()]))
+    axes, = figures.learning_curves(sections).axes
+    line, = axes.lines
+    np.testing.assert_array_equal(line.get_xdata(), [1000, 2000])
+    np.testing.assert_allclose(line.get_ydata(), [-1.0, 8.0])
+    low, high = statistics.bootstrap_interval(
+        SCORES, statistics.interquartile_mean, resamples=1000, rng=np.random.default_rng(0))
+    band = axes.collections[0].get_paths()[0].vertices
+    at_end = band[band[:, 0] == 2000][:, 1]
+    np.testing.assert_allclose([at_end.min(), at_end.max()], [low, high])
+
+
+def test_lines_stay_apart_with_more_runs_than_colours(make_run):
+    runs = [make_run(f"{i:02}", method=f"method_{i}") for i in range(16)]
+    section, = group(load_runs(runs))
+    assert len({figures.style_of(entry) for entry in section.entries}) == 16
+
+
+def test_one_seed_and_one_task(make_run, report):
+    written, page = report(make_run(scores=[[5.0]], tasks=("only",)))
+    assert page.texts("Results")[1][1:4] == ["5.000", "5.000", "5.000 (only)"]
+    assert "One seed gives no confidence interval." in written.text_table
+    assert page.texts("Final return of each task")[1] == ["only", "5.000"]
+    assert len([tag for tag, _ in page.tags if tag == "img"]) == 1
+
+
+def test_each_suite_has_its_section_and_may_differ_in_tasks(make_run, report, tmp_path):
+    picture = tmp_path / "docs" / "curves.png"
+    written, page = report(make_run("a", suite="one"),
+                           make_run("b", suite="two", scores=[[1.0]], tasks=("x",)),
+                           figure_png=picture)
+    assert [attributes["id"] for tag, attributes in page.tags if tag == "h2"
+            and "id" in attributes] == ["suite-0", "suite-1"]
+    assert written.text_table.startswith("one\n")
+    assert "\ntwo\n" in written.text_table
+    assert written.figure == picture
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_of_a_suite_must_have_the_same_tasks(make_run):
+    first = make_run("a")
+    with pytest.raises(UserError, match="has 2 tasks of toy"):
+        group(load_runs([first, make_run("b", scores=[[1.0, 2.0]], tasks=("x", "y"))]))
+    with pytest.raises(UserError, match="name the tasks of toy differently"):
+        group(load_runs([first, make_run("c", tasks=("x", "y", "z"))]))
+
+
+def test_run_without_evaluation_is_listed_but_cannot_stand_alone(make_run, report):
+    empty = make_run("empty", method="late", finished=False)
+    (empty / "eval.jsonl").unlink()
+    _, page = report(make_run(), empty)
+    assert page.texts("Results")[2][:2] == ["late‡", "no evaluation yet"]
+    with pytest.raises(UserError, match="no run has an evaluation yet"):
+        report(empty)
+
+
+def test_labels_tell_apart_runs_of_one_method_in_folders_of_one_name(make_run):
+    runs = make_run("x/0"), make_run("y/0"), make_run("z", method="other")
+    section, = group(load_runs(runs))
+    assert [entry.label for entry in section.entries] == [
+        f"varshare ({runs[0]})", f"varshare ({runs[1]})", "other"]
+
+
+def test_the_same_directory_twice_is_one_run(make_run):
+    run = make_run()
+    assert len(load_runs([run, run.parent / "." / run.name, run / ".." / run.name])) == 1
+
+
+def test_paths_that_are_no_runs_are_named_with_a_hint(make_run, tmp_path):
+    run = make_run("varshare_0")
+    with pytest.raises(UserError, match=r"does not exist; did you mean '.*varshare_0'\?"):
+        load_runs([run.with_name("varshare_1")])
+    with pytest.raises(UserError, match=r"no config\.json\); did you mean '.*runs/\*'\?"):
+        load_runs([run.parent])
+    (tmp_path / "report.html").write_text("")
+    with pytest.raises(UserError, match=r"report\.html' is not a run directory"):
+        load_runs([tmp_path / "report.html"])
+    with pytest.raises(UserError, match="no run directory given"):
+        load_runs([])
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("{", "not JSON"), ("[]", "not a JSON object"), ('{"suite": "a"}', "lacks method, num_seeds")])
+def test_damaged_config_is_named(make_run, content, message):
+    run = make_run()
+    (run / "config.json").write_text(content)
+    with pytest.raises(UserError, match=rf"config\.json: {message}"):
+        load_run(run)
+
+
+def test_outputs_that_cannot_be_written_are_named_and_leave_nothing(make_run, tmp_path):
+    run = make_run()
+    with pytest.raises(UserError, match=r"--out=.*report\.txt: must be a .* ends in \.html"):
+        write_report([run], tmp_path / "report.txt")
+    with pytest.raises(UserError, match=r"--figure_png=.*a\.jpg: must be .* ends in \.png"):
+        write_report([run], tmp_path / "report.html", figure_png=tmp_path / "a.jpg")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        write_report([run], tmp_path / "file" / "report.html")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "runs"]

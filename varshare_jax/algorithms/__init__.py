@@ -1,0 +1,1 @@
+"""Algorithms: pure init/update pairs over a problem (suite, network, config)."""

@@ -1,0 +1,1 @@
+"""Command lines: thin, their flags generated from the config dataclasses."""

@@ -1,0 +1,38 @@
+"""Trains one method on one suite, many seeds in one compiled program.
+
+    varshare-train --suite=cartpole10 --method=varshare --num_seeds=8 --total_steps=5_000_000 \\
+        --run_dir=runs/x
+
+Suites: cartpole10 (ten cart-poles), cartpole, gymnax:<id> (gymnax:Pendulum-v1, ...).
+Methods: varshare, independent, hard_sharing, l2_soft.
+The run folder gets config.json, train.jsonl, eval.jsonl, TensorBoard events, checkpoints and, at
+the end, summary.json. A stopped or killed run goes on with --resume and the same flags.
+`varshare-report runs/* --out report.html` compares runs.
+"""
+
+from absl import flags
+
+from varshare_jax.cli import _app
+
+
+def _main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise _app.UserError(f"argument {argv[1]}: unexpected; flags are written --name=value")
+    config = _app.config_from_flags()
+    if not config.run_dir:
+        raise _app.UserError("--run_dir: name a folder for the run, such as runs/my_run")
+    from varshare_jax.runner import train  # noqa: PLC0415 (after the flags: --help stays quick)
+
+    train(config, resume=flags.FLAGS.resume, presets=tuple(flags.FLAGS.preset))
+
+
+def main() -> None:
+    """Entry point of `varshare-train`."""
+    _app.define_config_flags()
+    flags.DEFINE_bool("resume", False, "continue the run in --run_dir, or start it there")
+    flags.adopt_module_key_flags(_app)
+    _app.run(_main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+"""The configuration tree: frozen dataclasses, validated once, the only source of every flag.
+
+A field's metadata holds its help text, its allowed values (`choices`) and whether it is
+`traced`: traced fields are scalars of the compiled program, so a vector of them can be
+vmapped beside the seeds without compiling again (see `Config.scalars`).
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from varshare_jax.errors import UserError, unknown
+
+
+def _field(default: Any, help: str, *, choices: tuple[str, ...] = (), traced: bool = False):
+    metadata = {"help": help, "choices": choices, "traced": traced}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class PPOConfig:
+    """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347)."""
+
+    num_envs: int = _field(16, "environments of each task, stepped in parallel (N)")
+    rollout_length: int = _field(128, "steps of each environment per update (T)")
+    epochs: int = _field(4, "passes over a rollout")
+    minibatches: int = _field(4, "minibatches per epoch; each holds every task in equal share")
+    learning_rate: float = _field(1e-3, "Adam's learning rate", traced=True)
+    anneal_learning_rate: bool = _field(True, "decay the learning rate linearly to zero")
+    adam_epsilon: float = _field(1e-5, "Adam's epsilon")
+    max_grad_norm: float = _field(0.5, "clip norm of the shared and of each task's gradient",
+                                  traced=True)
+    discount: float = _field(0.99, "discount γ", traced=True)
+    gae_lambda: float = _field(0.95, "λ of generalised advantage estimation", traced=True)
+    clip: float = _field(0.2, "clip range ε of the surrogate and of the value loss", traced=True)
+    clip_value: bool = _field(True, "clip the value loss as well")
+    value_coefficient: float = _field(0.5, "weight of the value loss", traced=True)
+    entropy_coefficient: float = _field(0.01, "weight of the entropy bonus", traced=True)
+    normalize_advantage: bool = _field(True, "standardise advantages per task and minibatch")
+    normalize_observations: bool = _field(True, "standardise observations per task, running")
+    normalize_returns: bool = _field(True, "scale rewards per task by the running deviation "
+                                           "of the discounted return")
+    target_kl: float = _field(0.0, "skip the epochs left once the approximate KL of the policy "
+                                   "exceeds this; 0 never does")
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """The network of one task; every method uses the same."""
+
+    hidden: tuple[int, ...] = _field((64, 64), "widths of the hidden layers, comma-separated")
+    activation: str = _field("tanh", "activation of the hidden layers",
+                             choices=("tanh", "relu", "elu", "silu", "gelu"))
+    initial_log_std: float = _field(0.0, "initial log standard deviation of continuous actions")
+
+
+@dataclasses.dataclass(frozen=True)
+class VarShareConfig:
+    """VarShare's posterior, prior and the weights that act and learn."""
+
+    beta: float = _field(1.0, "weight β of KL / samples per task; 1 is the per-sample ELBO",
+                         traced=True)
+    sigma_prior: float = _field(0.1, "standard deviation of the prior", traced=True)
+    sigma_init: float = _field(0.01, "initial standard deviation of the posterior")
+    estimator: str = _field("shared", "estimator of the expected loss",
+                            choices=("shared", "flipout", "local"))
+    act_with: str = _field("mean", "weights that collect rollouts", choices=("mean", "sample"))
+    learn_with: str = _field("sample", "weights in the loss", choices=("mean", "sample"))
+    hold: str = _field("rollout", "how long an acting sample is held",
+                       choices=("rollout", "episode", "step"))
+
+
+@dataclasses.dataclass(frozen=True)
+class L2SoftConfig:
+    """L2-soft sharing."""
+
+    penalty: float = _field(1e-3, "weight λ of each task's squared residual norm", traced=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """What the runner does between chunks of updates; none of it changes what is learned."""
+
+    log_every: int = _field(10, "updates per compiled chunk; metrics are logged after each")
+    eval_every: int = _field(50, "updates between evaluations (rounded up to whole chunks)")
+    eval_episodes: int = _field(10, "episodes per task in evaluations during training")
+    final_eval_episodes: int = _field(50, "episodes per task in the last evaluation")
+    checkpoint_every: int = _field(50, "updates between checkpoints (rounded up to chunks)")
+    keep_checkpoints: int = _field(2, "checkpoints kept, the newest")
+    tensorboard: bool = _field(True, "write TensorBoard events")
+    compile_cache: str = _field("auto", "folder of the persistent compilation cache; 'auto' "
+                                        "is a folder of the user's cache, '' turns it off")
+    devices: int = _field(0, "devices to spread the work over; on a CPU each is one core; 0: all")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One training run: a suite, a method, S seeds in one compiled program."""
+
+    suite: str = _field("cartpole10", "tasks to learn: cartpole10, cartpole or gymnax:<id>")
+    method: str = _field("varshare", "how tasks share parameters")
+    num_seeds: int = _field(1, "seeds trained side by side in one compiled program (S)")
+    seed: int = _field(0, "the first seed; the others follow")
+    total_steps: int = _field(1_000_000, "environment steps per seed, summed over tasks")
+    run_dir: str = _field("", "folder of the run; '' writes nothing")
+    ppo: PPOConfig = dataclasses.field(default_factory=PPOConfig)
+    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
+    varshare: VarShareConfig = dataclasses.field(default_factory=VarShareConfig)
+    l2_soft: L2SoftConfig = dataclasses.field(default_factory=L2SoftConfig)
+    run: RunConfig = dataclasses.field(default_factory=RunConfig)
+
+    @property
+    def samples_per_task(self) -> int:
+        """Samples T·N that one task contributes to an update."""
+        return self.ppo.rollout_length * self.ppo.num_envs
+
+    def scalars(self) -> dict[str, float]:
+        """The traced fields by dotted name; any of them may become a vector over seeds."""
+        return {f.name: f.value for f in leaves(self) if f.traced}
+
+    def num_updates(self, num_tasks: int) -> int:
+        """Updates that reach `total_steps` with M = `num_tasks`, rounded up."""
+        return max(1, math.ceil(self.total_steps / (num_tasks * self.samples_per_task)))
+
+    def validate(self) -> "Config":
+        """Returns self; raises UserError at the first value that cannot work."""
+        for leaf in leaves(self):
+            if leaf.choices and leaf.value not in leaf.choices:
+                raise unknown(f"--{leaf.name}", leaf.value, leaf.choices)
+            if isinstance(leaf.value, float) and not math.isfinite(leaf.value):
+                raise UserError(f"--{leaf.name}={leaf.value}: must be a finite number")
+        for name in _POSITIVE:
+            if (value := get(self, name)) <= 0:
+                raise UserError(f"--{name}={value}: must be greater than 0")
+        for name in _NOT_NEGATIVE:
+            if (value := get(self, name)) < 0:
+                raise UserError(f"--{name}={value}: must not be negative")
+        for name in _UNIT:
+            if not 0 <= (value := get(self, name)) <= 1:
+                raise UserError(f"--{name}={value}: must lie in [0, 1]")
+        if not self.network.hidden or min(self.network.hidden) <= 0:
+            raise UserError(f"--network.hidden={self.network.hidden}: widths must be positive")
+        if self.samples_per_task % self.ppo.minibatches:
+            raise UserError(
+                f"--ppo.minibatches={self.ppo.minibatches}: must divide num_envs × "
+                f"rollout_length = {self.ppo.num_envs} × {self.ppo.rollout_length} = "
+                f"{self.samples_per_task}")
+        return self
+
+
+_POSITIVE = (
+    "num_seeds", "total_steps", "ppo.num_envs", "ppo.rollout_length", "ppo.epochs",
+    "ppo.minibatches", "ppo.learning_rate", "ppo.adam_epsilon", "ppo.max_grad_norm", "ppo.clip",
+    "varshare.sigma_prior", "varshare.sigma_init", "run.log_every", "run.eval_every",
+    "run.eval_episodes", "run.final_eval_episodes", "run.checkpoint_every",
+    "run.keep_checkpoints")
+_NOT_NEGATIVE = (
+    "seed", "ppo.value_coefficient", "ppo.entropy_coefficient", "ppo.target_kl", "varshare.beta",
+    "l2_soft.penalty", "run.devices")
+_UNIT = ("ppo.discount", "ppo.gae_lambda")
+
+
+class Leaf(typing.NamedTuple):
+    """A field of the tree: its dotted name, value, type and metadata."""
+
+    name: str
+    value: Any
+    type: Any
+    help: str
+    choices: tuple[str, ...]
+    traced: bool
+
+
+def leaves(config: Any, prefix: str = "") -> Iterator[Leaf]:
+    """All leaf fields of a config tree, depth first, with dotted names."""
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{prefix}{field.name}.")
+        else:
+            yield Leaf(prefix + field.name, value, hints[field.name], **field.metadata)
+
+
+def get(config: Any, name: str) -> Any:
+    """The value of a dotted name."""
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def replace(config: Config, overrides: Mapping[str, Any]) -> Config:
+    """A config with the dotted names in `overrides` changed.
+
+    Raises UserError for a name the tree does not have or a value of the wrong type.
+    """
+    known = {leaf.name: leaf for leaf in leaves(config)}
+    for name, value in overrides.items():
+        if name not in known:
+            raise unknown("config field", name, known)
+        config = _replace_one(config, name.split("."), _cast(known[name], value))
+    return config
+
+
+def _replace_one(node: Any, path: list[str], value: Any) -> Any:
+    head, *rest = path
+    inner = _replace_one(getattr(node, head), rest, value) if rest else value
+    return dataclasses.replace(node, **{head: inner})
+
+
+def _cast(leaf: Leaf, value: Any) -> Any:
+    if isinstance(leaf.value, tuple) and isinstance(value, list | tuple):
+        return tuple(value)
+    if isinstance(leaf.value, float) and type(value) is int:
+        return float(value)
+    expected = types.GenericAlias if isinstance(leaf.value, tuple) else type(leaf.value)
+    if type(value) is not expected:
+        raise UserError(f"{leaf.name}={value!r}: must be of type {type(leaf.value).__name__}")
+    return value
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The tree as nested plain dicts (tuples become lists), ready for JSON."""
+    plain = dataclasses.asdict(config)
+    plain["network"]["hidden"] = list(plain["network"]["hidden"])
+    return plain
+
+
+def from_dict(tree: Mapping[str, Any]) -> Config:
+    """Inverse of `to_dict`; raises UserError for unknown fields."""
+    return replace(Config(), dict(_flatten(tree)))
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "total_steps": 20_000, "ppo.num_envs": 4, "ppo.rollout_length": 32, "run.log_every": 2,
+        "run.eval_every": 8, "run.eval_episodes": 2, "run.final_eval_episodes": 4,
+    },
+    "large_batch": {"ppo.num_envs": 64, "ppo.rollout_length": 128},
+    "continuous": {
+        "ppo.entropy_coefficient": 0.0, "ppo.learning_rate": 3e-4, "ppo.discount": 0.99,
+        "ppo.epochs": 10, "ppo.minibatches": 8, "ppo.max_grad_norm": 1.0,
+    },
+}
+"""Named bundles of overrides: applied in the order given, before single flags."""
+
+
+def with_presets(config: Config, names: list[str]) -> Config:
+    """Applies presets in order; raises UserError for an unknown one."""
+    for name in names:
+        if name not in PRESETS:
+            raise unknown("--preset", name, PRESETS)
+        config = replace(config, PRESETS[name])
+    return config

@@ -1,0 +1,16 @@
+"""Errors meant for people: one line that names the flag, the value and what is allowed."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something the user can mend; command lines print it as one line and exit with 2."""
+
+
+def unknown(what: str, value: str, allowed: Iterable[str]) -> UserError:
+    """Error for `value` not being among `allowed`, with the nearest match if one is near."""
+    allowed = sorted(allowed)
+    near = difflib.get_close_matches(str(value), allowed, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return UserError(f"{what}={value}: unknown; allowed: {', '.join(allowed)}{hint}")

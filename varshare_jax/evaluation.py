@@ -1,0 +1,66 @@
+"""Playing a policy without learning: own keys, most likely actions, one episode per env."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from varshare_jax.algorithms.problem import Problem
+from varshare_jax.algorithms.rollout import (
+    advance_episode,
+    initial_episode,
+    observe,
+    policy_per_env,
+    sample_per_env,
+)
+from varshare_jax.normalization import RunningStats
+from varshare_jax.types import Variables
+
+WEIGHTS = ("mean", "sample")
+
+
+class Evaluation(NamedTuple):
+    """One entry per task and episode, [M, E]."""
+
+    total: jax.Array
+    success: jax.Array
+
+
+def evaluate(problem: Problem, variables: Variables, obs_stats: RunningStats, key: jax.Array, *,
+             episodes: int, weights: str = "mean") -> Evaluation:
+    """E = `episodes` whole episodes of every task, for one seed.
+
+    `weights`: the posterior mean, or a draw of its own for each episode. Episodes use the
+    policy's mode, the statistics of training stay fixed. Success means at any step.
+    """
+    reset_key, weights_key, step_key = jax.random.split(key, 3)
+    shape = problem.suite.num_tasks, episodes
+    network = problem.network
+    act = network.policy
+    if weights == "sample":
+        variables = sample_per_env(network, variables, jax.random.split(weights_key, shape))
+
+        def act(variables, obs):
+            return policy_per_env(network, variables, obs)
+
+    def unfinished(carry):
+        return jnp.any(~carry[3]) & (carry[4] < problem.suite.horizon)
+
+    def step(carry):
+        env_state, obs, episode, done, count = carry
+        action = act(variables, observe(problem, obs_stats, obs)).mode()
+        step_keys = jax.random.split(jax.random.fold_in(step_key, count), shape)
+        env_state, out = problem.suite.step(step_keys, env_state, action)
+        advanced = advance_episode(episode, out, jnp.zeros_like(done))
+        episode = jax.tree.map(lambda old, new: jnp.where(done, old, new), episode, advanced)
+        return env_state, out.obs, episode, done | out.terminated | out.truncated, count + 1
+
+    env_state, obs = problem.suite.reset(jax.random.split(reset_key, shape))
+    start = env_state, obs, initial_episode(*shape), jnp.zeros(shape, bool), 0
+    _, _, episode, _, _ = jax.lax.while_loop(unfinished, step, start)
+    return Evaluation(episode.total, episode.success)
+
+
+def evaluation_key(seed: int, update: int) -> jax.Array:
+    """A stream apart from training's: the same episodes for every method at the same update."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0x5EED), update)

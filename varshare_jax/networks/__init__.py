@@ -1,0 +1,1 @@
+"""Networks of ONE task; `methods` decide where each parameter lives."""

@@ -1,0 +1,188 @@
+"""Reading run directories, finished or still being written."""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from varshare_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of all seeds: returns [S, M], success [S, M] or None; NaN if diverged.
+
+    `env_steps` counts one seed's steps, summed over its tasks.
+    """
+
+    env_steps: int
+    wall_seconds: float
+    returns: np.ndarray
+    success: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run directory: S seeds of one method on the M tasks of one suite.
+
+    `evaluations` are those during training, by env steps. `final` is the evaluation of the
+    trained policy or, while training goes on, the latest one; None before the first.
+    `last_metrics` are those of the last logged update, each [S, M].
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any] | None
+    evaluations: tuple[Evaluation, ...]
+    final: Evaluation | None
+    last_metrics: Mapping[str, np.ndarray]
+
+    @property
+    def suite(self) -> str:
+        return str(self.config["suite"])
+
+    @property
+    def method(self) -> str:
+        return str(self.config["method"])
+
+    @property
+    def num_seeds(self) -> int:
+        return int(self.config["num_seeds"])
+
+    @property
+    def finished(self) -> bool:
+        return self.summary is not None
+
+    @property
+    def num_tasks(self) -> int | None:
+        """M, or None while nothing logged tells it."""
+        shapes = [self.final.returns.shape] if self.final else []
+        shapes += [metric.shape for metric in self.last_metrics.values()]
+        return shapes[0][1] if shapes else None
+
+    @property
+    def task_names(self) -> tuple[str, ...] | None:
+        """Names [M]; None before the run has finished."""
+        names = (self.summary or {}).get("task_names")
+        return None if names is None else tuple(str(name) for name in names)
+
+    def number(self, *names: str) -> float | None:
+        """A number of the summary by its path of names; None where it has none."""
+        node: Any = self.summary
+        for name in names:
+            node = node.get(name) if isinstance(node, Mapping) else None
+        return float(node) if isinstance(node, int | float) else None
+
+
+def load_runs(run_dirs: Sequence[Path]) -> list[Run]:
+    """Loads every directory once, in the order given.
+
+    Raises UserError for one that is no run directory or that holds damaged files.
+    """
+    if not run_dirs:
+        raise UserError("no run directory given; usage: varshare-report RUN_DIR... --out FILE")
+    unique = {path.resolve(): path for path in reversed(run_dirs)}
+    return [load_run(path) for path in reversed(unique.values())]
+
+
+def load_run(path: Path) -> Run:
+    """Loads one directory; raises UserError as `load_runs` does."""
+    if not (path / "config.json").is_file():
+        raise UserError(_not_a_run(path))
+    config = _read_json(path / "config.json")
+    missing = [key for key in ("suite", "method", "num_seeds") if key not in config]
+    if missing:
+        raise UserError(f"{path / 'config.json'}: lacks {', '.join(missing)}")
+    seeds = config["num_seeds"]
+    evaluations = _evaluations(path / "eval.jsonl", seeds)
+    finished = (path / "summary.json").is_file()
+    summary = _read_json(path / "summary.json") if finished else None
+    final = _final(path / "summary.json", summary, seeds)
+    final = final or (evaluations[-1] if evaluations else None)
+    return Run(path, config, summary, evaluations, final, _last_metrics(path / "train.jsonl"))
+
+
+def _final(file: Path, summary: Mapping[str, Any] | None, seeds: int) -> Evaluation | None:
+    if not summary or not summary.get("eval"):
+        return None
+    row = {"env_steps": summary.get("env_steps"), "wall_seconds": summary.get("wall_seconds")}
+    return _evaluation(str(file), row | summary["eval"], seeds)
+
+
+def _evaluations(file: Path, seeds: int) -> tuple[Evaluation, ...]:
+    # A run resumed from a checkpoint logs the updates since then again: the later row counts.
+    rows = {row.get("env_steps"): _evaluation(f"{file}:{line}", row, seeds)
+            for line, row in _read_rows(file)}
+    if len({evaluation.returns.shape for evaluation in rows.values()}) > 1:
+        raise UserError(f"{file}: its rows differ in the number of tasks")
+    return tuple(sorted(rows.values(), key=lambda evaluation: evaluation.env_steps))
+
+
+def _evaluation(where: str, row: Mapping[str, Any], seeds: int) -> Evaluation:
+    try:
+        returns = _matrix(row["return"], seeds)
+        success = row.get("success")
+        success = None if success is None else _matrix(success, seeds)
+        return Evaluation(int(row["env_steps"]), float(row["wall_seconds"]), returns, success)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: not an evaluation of {seeds} seeds "
+                        f"({type(error).__name__}: {error})") from error
+
+
+def _matrix(nested: Any, seeds: int) -> np.ndarray:
+    matrix = np.array(nested, float)
+    if matrix.ndim != 2 or len(matrix) != seeds or matrix.size == 0:
+        raise ValueError(f"shape {matrix.shape} is not [num_seeds, num_tasks]")
+    return np.where(np.isfinite(matrix), matrix, np.nan)
+
+
+def _last_metrics(file: Path) -> dict[str, np.ndarray]:
+    if not file.is_file():
+        return {}
+    for line in reversed(file.read_bytes().splitlines()):
+        # Only the cut-off last line fails to parse, so this looks at two lines at most.
+        try:
+            metrics = json.loads(line)["metrics"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        return {name: np.array(values, float) for name, values in metrics.items()}
+    return {}
+
+
+def _read_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Numbered rows of a JSON-lines file; a last line cut off by a kill is left out."""
+    lines = file.read_bytes().splitlines() if file.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                return
+            raise UserError(f"{file}:{number}: not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{file}:{number}: not a JSON object")
+        yield number, row
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        tree = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{file}: not JSON ({error})") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{file}: not a JSON object")
+    return tree
+
+
+def _not_a_run(path: Path) -> str:
+    if not path.exists():
+        siblings = [run.parent.name for run in path.parent.glob("*/config.json")]
+        near = difflib.get_close_matches(path.name, siblings, n=1)
+        hint = f"; did you mean '{path.parent / near[0]}'?" if near else ""
+        return f"run directory '{path}' does not exist{hint}"
+    hint = f"; did you mean '{path}/*'?" if any(path.glob("*/config.json")) else ""
+    return f"'{path}' is not a run directory (it has no config.json){hint}"

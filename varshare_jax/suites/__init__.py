@@ -1,0 +1,28 @@
+"""The registry of suites."""
+
+from collections.abc import Callable
+
+from varshare_jax.errors import unknown
+from varshare_jax.suites import gymnax
+from varshare_jax.suites.base import Suite
+from varshare_jax.suites.cartpole import NOMINAL, TASKS, cartpole
+
+SUITES: dict[str, Callable[[], Suite]] = {
+    "cartpole10": lambda: cartpole("cartpole10", TASKS),
+    "cartpole": lambda: cartpole("cartpole", (NOMINAL,)),
+}
+
+__all__ = ["SUITES", "Suite", "make"]
+
+
+def make(name: str) -> Suite:
+    """The suite of that name, or any gymnax environment as `gymnax:<id>`.
+
+    Raises UserError for an unknown one.
+    """
+    family, _, env_id = name.partition(":")
+    if family == "gymnax" and env_id:
+        return gymnax.single(env_id)
+    if name not in SUITES:
+        raise unknown("--suite", name, [*SUITES, "gymnax:<id>"])
+    return SUITES[name]()

@@ -1,0 +1,41 @@
+"""A suite: M tasks of one observation and one action space, stepped in parallel."""
+
+import abc
+from typing import Any, ClassVar
+
+import jax
+
+from varshare_jax.types import Continuous, Discrete, Step
+
+
+class Suite(abc.ABC):
+    """M tasks × N environments behind two pure functions.
+
+    Attributes: `name`, `version` (changes whenever results could), `task_names` [M],
+    `observation_size` D, `action_space`, `horizon` (steps after which every episode has
+    ended), `has_success`, `reference` (the implementation that this one must agree with).
+    """
+
+    name: str
+    version: str
+    task_names: tuple[str, ...]
+    observation_size: int
+    action_space: Discrete | Continuous
+    horizon: int
+    has_success: ClassVar[bool] = False
+    reference: str
+
+    @property
+    def num_tasks(self) -> int:
+        return len(self.task_names)
+
+    @abc.abstractmethod
+    def reset(self, keys: jax.Array) -> tuple[Any, jax.Array]:
+        """keys [M, N] -> state (leaves lead with [M, N]), observations [M, N, D]."""
+
+    @abc.abstractmethod
+    def step(self, keys: jax.Array, state: Any, action: jax.Array) -> tuple[Any, Step]:
+        """One step of every env; ended episodes start anew.
+
+        keys [M, N], fresh ones at every step; action [M, N] (discrete) or [M, N, A].
+        """

@@ -1,0 +1,62 @@
+"""CartPole-10: ten cart-poles that differ in pole length, masses and gravity.
+
+The physics is gymnax's CartPole-v1, which follows Gymnasium's (Barto, Sutton & Anderson 1983);
+gymnax keeps two derived parameters that must follow a task's masses and length.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from varshare_jax.suites.gymnax import GymnaxSuite
+
+VERSION = "1"
+
+
+class CartPoleTask(NamedTuple):
+    """Physical parameters of one cart-pole; `pole_length` is half the pole, as in Gymnasium."""
+
+    name: str
+    pole_length: float  # m
+    cart_mass: float  # kg
+    pole_mass: float  # kg
+    gravity: float  # m/s²
+
+
+NOMINAL = CartPoleTask("nominal", 0.5, 1.0, 0.1, 9.8)
+
+#             name             length  cart   pole  gravity
+TASKS = (
+    NOMINAL,
+    CartPoleTask("short", 0.15, 1.0, 0.1, 9.8),
+    CartPoleTask("long", 2.0, 1.0, 0.1, 9.8),
+    CartPoleTask("light_cart", 0.5, 0.2, 0.1, 9.8),
+    CartPoleTask("heavy_cart", 0.5, 4.0, 0.1, 9.8),
+    CartPoleTask("heavy_pole", 0.5, 1.0, 1.0, 9.8),
+    CartPoleTask("low_gravity", 0.5, 1.0, 0.1, 1.6),
+    CartPoleTask("high_gravity", 0.5, 1.0, 0.1, 24.8),
+    CartPoleTask("heavy_short", 0.2, 4.0, 0.4, 9.8),
+    CartPoleTask("floaty", 2.0, 0.3, 0.05, 1.6),
+)
+
+
+def env_params(tasks: tuple[CartPoleTask, ...], default):
+    """gymnax EnvParams with leaves [M], the derived fields recomputed."""
+    column = {field: jnp.array([getattr(task, field) for task in tasks])
+              for field in CartPoleTask._fields if field != "name"}
+    batched = jax.tree.map(lambda x: jnp.full(len(tasks), x), default)
+    return batched.replace(
+        length=column["pole_length"], masscart=column["cart_mass"],
+        masspole=column["pole_mass"], gravity=column["gravity"],
+        total_mass=column["cart_mass"] + column["pole_mass"],
+        polemass_length=column["pole_mass"] * column["pole_length"])
+
+
+def cartpole(name: str, tasks: tuple[CartPoleTask, ...]) -> GymnaxSuite:
+    """A suite of the given cart-poles; M = len(tasks)."""
+    import gymnax  # noqa: PLC0415 (importing it starts JAX, see devices.use_cpu_cores)
+
+    env, default = gymnax.make("CartPole-v1")
+    return GymnaxSuite(name, VERSION, env, env_params(tasks, default),
+                       tuple(task.name for task in tasks), "gymnasium CartPole-v1")

@@ -1,0 +1,88 @@
+"""Suites of gymnax environments: one environment with different parameters per task."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from varshare_jax.errors import UserError, unknown
+from varshare_jax.suites.base import Suite
+from varshare_jax.types import Continuous, Discrete, Step
+
+
+class GymnaxSuite(Suite):
+    """M copies of a gymnax environment (Lange 2022), each with its own parameters.
+
+    `params` is gymnax's EnvParams with leaves [M]. Observations are flattened. Continuous
+    actions in [-1, 1] are mapped to the environment's bounds.
+    """
+
+    def __init__(self, name: str, version: str, env: Any, params: Any,
+                 task_names: tuple[str, ...], reference: str):
+        self.name, self.version, self.task_names = name, version, task_names
+        self.reference = reference
+        self._env, self._params = env, params
+        one = jax.tree.map(lambda x: x[0], params)
+        space = env.action_space(one)
+        if hasattr(space, "n"):
+            self.action_space = Discrete(int(space.n))
+        else:
+            self._low, self._high = jnp.asarray(space.low), jnp.asarray(space.high)
+            self.action_space = Continuous(max(1, int(jnp.prod(jnp.array(space.shape)))))
+            self._action_shape = space.shape
+        obs = jax.eval_shape(env.reset, jax.random.key(0), one)[0]
+        self.observation_size = max(1, obs.size)
+        self.horizon = int(jnp.max(params.max_steps_in_episode))
+
+    def reset(self, keys):
+        obs, state = jax.vmap(jax.vmap(self._env.reset_env, (0, None)))(keys, self._params)
+        return state, jax.vmap(jax.vmap(_flat))(obs)
+
+    def step(self, keys, state, action):
+        over_envs = jax.vmap(self._step_one, (0, 0, 0, None))
+        return jax.vmap(over_envs)(keys, state, action, self._params)
+
+    def _step_one(self, key, state, action, params):
+        """gymnax's own `step` splits its key for every env; most environments need no key for
+        stepping, so the reset takes the key itself and the split costs nothing where unused.
+        """
+        obs, state, reward, terminated, _ = self._env.step_env(
+            jax.random.fold_in(key, 1), state, self._to_env(action), params)
+        truncated = self._env.is_truncated(state, params) & ~terminated
+        first_obs, first_state = self._env.reset_env(key, params)
+        done = terminated | truncated
+        pick = lambda first, after: jnp.where(done, first, after)  # noqa: E731
+        state, next_obs = jax.tree.map(pick, (first_state, first_obs), (state, obs))
+        step = Step(_flat(next_obs), jnp.float32(reward), terminated, truncated, _flat(obs))
+        return state, step
+
+    def _to_env(self, action: jax.Array) -> jax.Array:
+        if isinstance(self.action_space, Discrete):
+            return action
+        unit = (jnp.clip(action, -1.0, 1.0) + 1) / 2
+        return (self._low + unit.reshape(self._action_shape) * (self._high - self._low))
+
+
+def _flat(obs: jax.Array) -> jax.Array:
+    """Observation of one env as a vector [D]."""
+    return obs.reshape(-1).astype(jnp.float32)
+
+
+def single(env_id: str) -> GymnaxSuite:
+    """Any registered gymnax environment as a suite of one task with default parameters.
+
+    Raises UserError where gymnax has no such environment or its spaces are not supported.
+    """
+    import gymnax  # noqa: PLC0415 (importing it starts JAX, see devices.use_cpu_cores)
+    from gymnax.environments import spaces  # noqa: PLC0415
+
+    registered = gymnax.registered_envs
+    if env_id not in registered:
+        raise unknown("--suite", f"gymnax:{env_id}", [f"gymnax:{name}" for name in registered])
+    env, params = gymnax.make(env_id)
+    space = env.action_space(params)
+    if not isinstance(space, spaces.Discrete | spaces.Box):
+        raise UserError(f"--suite=gymnax:{env_id}: its action space is {type(space).__name__}; "
+                        f"supported: Discrete, Box")
+    batched = jax.tree.map(lambda x: jnp.asarray(x)[None], params)
+    return GymnaxSuite(f"gymnax:{env_id}", "1", env, batched, (env_id,), f"gymnax {env_id}")

@@ -1,0 +1,93 @@
+"""The pytrees and spaces that pass between suites, algorithms and the runner.
+
+Axes, always in this order: [S]eeds, [T]ime, [M] tasks, [N] envs of a task, features.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+from flax import struct
+
+Variables = dict[str, Any]
+"""Flax collections: `shared` (no task axis) and `task` (leaves lead with M)."""
+
+
+class Discrete(NamedTuple):
+    """`n` actions, integers 0 … n-1."""
+
+    n: int
+
+    @property
+    def outputs(self) -> int:
+        return self.n
+
+
+class Continuous(NamedTuple):
+    """`size` real actions; a policy acts in [-1, 1] and the suite maps that to its bounds."""
+
+    size: int
+
+    @property
+    def outputs(self) -> int:
+        return self.size
+
+
+class Step(NamedTuple):
+    """What a suite returns for one transition of every env; all leaves lead with [M, N].
+
+    `obs` is the next observation after any automatic reset, `final_obs` the one before it:
+    the two differ only where an episode ended. `success` is None where the suite has none.
+    """
+
+    obs: jax.Array
+    reward: jax.Array
+    terminated: jax.Array
+    truncated: jax.Array
+    final_obs: jax.Array
+    success: jax.Array | None = None
+
+
+@struct.dataclass
+class Episode:
+    """Each env's episode so far, [M, N]: undiscounted return, steps, success at any step."""
+
+    total: jax.Array
+    length: jax.Array
+    success: jax.Array
+
+
+class Transition(NamedTuple):
+    """One step of a rollout; stacked by scan, leaves lead with [T, M, N]."""
+
+    obs: jax.Array
+    action: jax.Array
+    log_prob: jax.Array
+    reward: jax.Array
+    terminated: jax.Array
+    truncated: jax.Array
+    final_obs: jax.Array
+    discounted_return: jax.Array
+    episode: Episode
+
+
+
+@struct.dataclass
+class TrainState:
+    """Everything training needs to go on, for one seed (the learner adds the leading S).
+
+    Checkpoints hold all of it, so a resumed run is bit-identical to one never stopped.
+    """
+
+    variables: Variables
+    optimizer: Any
+    obs_stats: Any
+    return_stats: Any
+    env_state: Any
+    obs: jax.Array
+    episode: Episode
+    discounted_return: jax.Array
+    done: jax.Array
+    acting_keys: jax.Array
+    key: jax.Array
+    scalars: dict[str, jax.Array]
+    update: jax.Array

@@ -1,0 +1,61 @@
+"""Diagonal Gaussian posteriors q = N(μ, softplus(ρ)²) over the leaves of a pytree.
+
+Blundell et al. 2015, "Weight Uncertainty in Neural Networks", arXiv 1505.05424, section 3.2.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+_CHUNKS = 4
+
+
+@struct.dataclass
+class Gaussian:
+    """A random tensor N(mean, softplus(rho)²) with independent entries; a pytree node."""
+
+    mean: jax.Array
+    rho: jax.Array
+
+    @property
+    def std(self) -> jax.Array:
+        return jax.nn.softplus(self.rho)
+
+
+def is_gaussian(leaf: Any) -> bool:
+    return isinstance(leaf, Gaussian)
+
+
+def rho_of(std: float) -> float:
+    """The ρ with softplus(ρ) = std."""
+    return float(std + np.log(-np.expm1(-std)))
+
+
+def kl_divergence(q: Gaussian, prior_std: jax.Array | float) -> jax.Array:
+    """Entry-wise KL(N(μ, σ²) ‖ N(0, prior_std²)) in nats, same shape as `q.mean`."""
+    return (jnp.log(prior_std / q.std)
+            + (jnp.square(q.std) + jnp.square(q.mean)) / (2 * jnp.square(prior_std)) - 0.5)
+
+
+def sample_tree(tree: Any, key: jax.Array) -> Any:
+    """Replaces each Gaussian of a pytree by an independent draw; other leaves stay.
+
+    All noise comes from one loop over equal chunks: a generator per leaf costs seconds of
+    compiling, and without the loop XLA's CPU backend fuses the draw into each of its readers
+    and makes it again for every one of them (a quarter of training time).
+    """
+    gaussians = [n for n in jax.tree.leaves(tree, is_leaf=is_gaussian) if is_gaussian(n)]
+    ends = np.cumsum([q.mean.size for q in gaussians])
+    chunk = -(-int(ends[-1]) // _CHUNKS)
+    noise = jax.lax.map(lambda k: jax.random.normal(k, (chunk,)), jax.random.split(key, _CHUNKS))
+    noise = iter(jnp.split(noise.reshape(-1)[:ends[-1]], ends[:-1]))
+
+    def draw(node):
+        if not is_gaussian(node):
+            return node
+        return node.mean + node.std * next(noise).reshape(node.mean.shape)
+
+    return jax.tree.map(draw, tree, is_leaf=is_gaussian)
