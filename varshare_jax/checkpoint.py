@@ -1,10 +1,13 @@
 """Checkpoints of a whole TrainState: orbax stores the arrays, a manifest vouches for them.
 
-Orbax restores what it finds without a word about what is missing, so a manifest of every leaf's
-shape, dtype and checksum is written beside the arrays and checked on the way back.
+Orbax restores what it finds without a word about what is missing, so a manifest of every file
+and of every leaf's shape, dtype and checksum is written beside the arrays and checked on the way
+back. Folders come and go by renaming: a kill leaves each whole or under a `.partial` name.
 """
 
 import json
+import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable
@@ -23,29 +26,48 @@ class CorruptCheckpointError(Exception):
     """A checkpoint whose files are missing, cut off or changed."""
 
 
-def save(folder: Path, update: int, state: Any, keep: int) -> Path:
+def save(folder: Path, update: int, state: Any, keep: int,
+         note: dict[str, Any] | None = None) -> Path:
     """Writes `folder/<update>` whole or not at all, then drops all but the newest `keep`.
 
-    Raises OSError where the disk refuses.
+    Newer ones go too: they are what a resumed run could not read. `note` is a JSON object that
+    `read_note` gives back. Raises OSError where the disk refuses.
     """
-    import orbax.checkpoint as ocp  # noqa: PLC0415 (0.7 s that short commands need not pay)
+    import orbax.checkpoint as ocp  # 0.7 s that short commands need not pay
 
     arrays = _flatten(state)
-    target, partial = folder / str(update), folder / f"{update}.partial"
-    for old in (target, partial):
-        shutil.rmtree(old, ignore_errors=True)
+    leaves = {name: _describe(a) | {"crc32": _checksum(a)} for name, a in arrays.items()}
+    target, partial = folder / str(update), _partial(folder / str(update))
+    for left in (target, *folder.glob(_partial(folder / "*").name)):
+        _remove(left)
     partial.mkdir(parents=True)
     try:
         ocp.PyTreeCheckpointer().save((partial / "arrays").absolute(), arrays)
+        content = {"update": update, "note": note or {}, "leaves": leaves,
+                   "files": _file_checksums(partial)}
+        (partial / _MANIFEST).write_text(
+            json.dumps({"crc32": _text_checksum(content), "content": content}))
     except Exception as error:  # tensorstore wraps the system's errors in its own
-        shutil.rmtree(partial, ignore_errors=True)
-        raise OSError(f"cannot write checkpoint {target}: {_first_line(error)}") from error
-    manifest = {name: _describe(a) | {"crc32": _checksum(a)} for name, a in arrays.items()}
-    (partial / _MANIFEST).write_text(json.dumps({"update": update, "leaves": manifest}))
+        _remove(partial)
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        reason = os.strerror(int(code[1])) if code else _first_line(error)
+        raise OSError(f"cannot write checkpoint {target}: {reason}") from error
     partial.rename(target)
-    for stale in checkpoints(folder)[keep:]:
-        shutil.rmtree(stale, ignore_errors=True)
+    older = [path for path in checkpoints(folder) if int(path.name) <= update]
+    for stale in set(checkpoints(folder)) - set(older[:keep]):
+        _remove(stale)
     return target
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial")
+
+
+def _remove(path: Path) -> None:
+    """Takes its name away first: a kill half-way leaves nothing that looks like a checkpoint."""
+    if path.name.isdigit() and path.exists():
+        path = path.rename(_partial(path))
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -65,24 +87,43 @@ def restore_newest(folder: Path, like: Any, say: Callable[[str], None]) -> tuple
         try:
             return _restore(path, like), int(path.name)
         except CorruptCheckpointError as error:
-            say(f"checkpoint {path} is damaged ({error}); falling back to the one before")
+            say(f"checkpoint {path} is damaged ({error}); trying the one before")
     return None
 
 
-def _restore(path: Path, like: Any) -> Any:
-    import orbax.checkpoint as ocp  # noqa: PLC0415
+def read_note(folder: Path, update: int) -> dict[str, Any]:
+    """What was saved as `note` with the sound checkpoint of that update."""
+    return _read_manifest(folder / str(update))["note"]
 
+
+def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((path / _MANIFEST).read_text())["leaves"]
-    except (OSError, ValueError, KeyError) as error:
+        manifest = json.loads((path / _MANIFEST).read_text())
+        sound = manifest["crc32"] == _text_checksum(manifest["content"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptCheckpointError(f"{_MANIFEST}: {_first_line(error)}") from error
-    _check_structure(path, manifest, _flatten(like, describe=True))
+    if not sound:
+        raise CorruptCheckpointError(f"{_MANIFEST}: its checksum differs")
+    return manifest["content"]
+
+
+def _restore(path: Path, like: Any) -> Any:
+    import orbax.checkpoint as ocp
+
+    manifest = _read_manifest(path)
+    leaves = manifest["leaves"]
+    _check_structure(path, leaves, _flatten(like, describe=True))
+    found = _file_checksums(path)  # before orbax sees them: on damage its threads print tracebacks
+    for name, checksum in manifest["files"].items():
+        if found.get(name) != checksum:
+            raise CorruptCheckpointError(f"{name}: missing or its checksum differs")
     try:
         arrays = ocp.PyTreeCheckpointer().restore((path / "arrays").absolute())
     except Exception as error:
         raise CorruptCheckpointError(_first_line(error)) from error
-    for name, leaf in manifest.items():
-        if name not in arrays or _checksum(arrays[name]) != leaf["crc32"]:
+    for name, leaf in leaves.items():
+        if name not in arrays or leaf != _describe(arrays[name]) | {
+                "crc32": _checksum(arrays[name])}:
             raise CorruptCheckpointError(f"{name}: missing or its checksum differs")
     return _unflatten(like, arrays)
 
@@ -137,6 +178,15 @@ def _describe(array: Any) -> dict[str, Any]:
 
 def _checksum(array: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(array).tobytes())
+
+
+def _file_checksums(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): zlib.crc32(path.read_bytes())
+            for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _text_checksum(content: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content).encode())
 
 
 def _first_line(error: BaseException) -> str:

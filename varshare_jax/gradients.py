@@ -23,4 +23,5 @@ def clip_by_task_norm(grads: Variables, max_norm: jax.Array) -> tuple[Variables,
 
     clipped = {"shared": jax.tree.map(lambda g: g * shared_scale, grads["shared"]),
                "task": jax.tree.map(scale_task, grads["task"])}
-    return clipped, {"grad_norm_task": task_norm, "grad_norm_shared": shared_norm}
+    return clipped, {"grad_norm_task": task_norm,
+                     "grad_norm_shared": jnp.broadcast_to(shared_norm, task_norm.shape)}

@@ -13,11 +13,20 @@ from typing import Any
 
 import numpy as np
 
+_TICK_SECONDS = 5.0
+
 
 def write_json(path: Path, content: Any) -> None:
     """Writes whole or not at all."""
+    _replace(path, json.dumps(plain(content), indent=1) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(plain(content), indent=1) + "\n")
+    with _naming(path), partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
     os.replace(partial, path)
 
 
@@ -35,7 +44,7 @@ def plain(x: Any) -> Any:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSON-lines file; a last line cut off by a kill is left out."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):
             rows.append(json.loads(line))
     return rows
@@ -57,26 +66,21 @@ class NullWriter:
 class RunWriter(NullWriter):
     """JSON lines `train.jsonl` and `eval.jsonl`, and TensorBoard events of the same.
 
-    On resume, rows after `update` are dropped: training will write them again.
+    On resume, rows after `update` are dropped: training will write them again, as it will
+    the evaluation at `total`, which follows the last checkpoint. A full disk raises OSError at once.
     """
 
     def __init__(self, folder: Path, task_names: tuple[str, ...], update: int, env_steps: int,
-                 tensorboard: bool):
-        self._tasks = task_names
+                 tensorboard: bool, total: float = math.inf):
+        self._folder, self._tasks = folder, task_names
         self._files = {}
         for name in ("train", "eval"):
             path = folder / f"{name}.jsonl"
-            rows = [row for row in read_rows(path) if row["update"] <= update]
-            partial = path.with_name(path.name + ".partial")
-            partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-            os.replace(partial, path)
+            rows = [row for row in read_rows(path) if row["update"] <= update
+                    and (name == "train" or row["update"] < total)]
+            _replace(path, "".join(json.dumps(row) + "\n" for row in rows))
             self._files[name] = path.open("a")
-        self._board = None
-        if tensorboard:
-            from tensorboardX import SummaryWriter  # noqa: PLC0415
-
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=env_steps + 1,
-                                        flush_secs=10)
+        self._board = _Board(folder / "tensorboard", env_steps + 1) if tensorboard else None
 
     def train(self, row: dict[str, Any]) -> None:
         self._append("train", row)
@@ -95,13 +99,19 @@ class RunWriter(NullWriter):
             self._board.close()
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
-        self._files[name].write(json.dumps(plain(row)) + "\n")
-        self._files[name].flush()
+        with _naming(self._folder / f"{name}.jsonl"):
+            self._files[name].write(json.dumps(plain(row)) + "\n")
+            self._files[name].flush()
 
     def _show(self, prefix: str, metrics: dict[str, Any], step: int) -> None:
         """Means under `<prefix>/`, then `<prefix>_tasks/` and `<prefix>_seeds/` per curve."""
         if not self._board:
             return
+        with _naming(self._folder / "tensorboard"):
+            self._show_all(prefix, metrics, step)
+            self._board.flush()
+
+    def _show_all(self, prefix: str, metrics: dict[str, Any], step: int) -> None:
         for name, values in metrics.items():
             values = np.asarray(values, np.float64)
             self._scalar(f"{prefix}/{name}", values, step)
@@ -115,7 +125,45 @@ class RunWriter(NullWriter):
     def _scalar(self, tag: str, values: np.ndarray, step: int) -> None:
         finite = values[np.isfinite(values)]
         if finite.size:
-            self._board.add_scalar(tag, float(finite.mean()), step)
+            self._board.scalar(tag, float(finite.mean()), step)
+
+
+class _Board:
+    """TensorBoard events, written by the caller's thread.
+
+    tensorboardX's SummaryWriter hands them to a thread of its own: if the disk is full that
+    thread dies, and the trainer waits for it for ever.
+    """
+
+    def __init__(self, folder: Path, first_step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._event = event_pb2.Event
+        self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(step=first_step, session_log=start)  # readers drop what came after it before
+        self.flush = self._writer.flush
+        self.close = self._writer.close
+
+    def scalar(self, tag: str, value: float, step: int) -> None:
+        """One point of one curve."""
+        from tensorboardX.summary import scalar
+
+        self._write(step=step, summary=scalar(tag, value))
+
+    def _write(self, **content: Any) -> None:
+        self._writer.write_event(self._event(wall_time=time.time(), **content))
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of writing to an open file do not say which one it was."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 class Progress:
@@ -150,13 +198,14 @@ class Progress:
                  f"{_short(speed)} steps/s  {score}  {left // 60}:{left % 60:02d} left")
 
     @contextlib.contextmanager
-    def working(self, what: str) -> Iterator[None]:
+    def working(self, what: str, announce: bool = True) -> Iterator[None]:
         """Says what is going on, and again every 5 s with the time it has taken."""
-        self.say(f"{what} ...")
+        if announce:
+            self.say(f"{what} ...")
         started, done = time.monotonic(), threading.Event()
 
         def tick():
-            while not done.wait(5.0):
+            while not done.wait(_TICK_SECONDS):
                 self.say(f"{what} ... {time.monotonic() - started:.0f} s")
 
         ticker = threading.Thread(target=tick, daemon=True)

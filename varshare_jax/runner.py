@@ -27,10 +27,13 @@ from varshare_jax.types import TrainState
 
 @dataclasses.dataclass
 class Result:
-    """What `train` returns: the summary (None if interrupted) and the final state [S, ...]."""
+    """What `train` returns: the summary (None if interrupted) and the final state [S, ...].
+
+    The state is None where a finished run's last checkpoint is gone.
+    """
 
     summary: dict[str, Any] | None
-    state: TrainState
+    state: TrainState | None
     learner: Learner
 
 
@@ -64,11 +67,12 @@ class _Run:
         self.finished = self._open_folder(resume, presets)
 
     def execute(self) -> Result:
-        state = self._restore_or_init()
+        state = self._restore()
         if self.finished:
             self.progress.say(f"already finished; see {self.folder / 'summary.json'}")
-            return Result(json.loads((self.folder / "summary.json").read_text()), state,
-                          self.learner)
+            return Result(json.loads((self.folder / "summary.json").read_text()),
+                          state if self.update == self.total else None, self.learner)
+        state = self.layout.place(state or self._init())
         writer = self._writer()
         try:
             with _stop_signals() as stopped:
@@ -99,30 +103,35 @@ class _Run:
         write_json(path, to_dict(self.config))
         return False
 
-    def _restore_or_init(self) -> TrainState:
-        found = None
-        if self.folder:
-            like = jax.eval_shape(self.learner.init_seeds)
-            found = checkpoint.restore_newest(self.folder / "checkpoints", like, warn)
+    def _restore(self) -> TrainState | None:
+        """The newest sound checkpoint, if there is one, and what was known when it was made."""
+        folder = self.folder / "checkpoints" if self.folder else None
+        if not folder or not checkpoint.checkpoints(folder):
+            return None
+        like = jax.eval_shape(self.learner.init_seeds)
+        found = checkpoint.restore_newest(folder, like, warn)
         if found is None:
-            with self.progress.working(f"initialising {self.config.num_seeds} seeds"):
-                state = jax.block_until_ready(self.learner.init_seeds())
-        else:
-            state, self.update = found
-            with contextlib.suppress(OSError, ValueError):
-                saved = json.loads((self.folder / "progress.json").read_text())
-                self.seconds_before = saved["wall_seconds"] if saved[
-                    "update"] == self.update else self.seconds_before
-                self.diverged = {d["seed"]: d for d in saved["diverged"]}
             if not self.finished:
-                self.progress.say(f"resuming at update {self.update} of {self.total}")
-        return self.layout.place(state)
+                warn(f"every checkpoint in {folder} is damaged; starting from the beginning")
+            return None
+        state, self.update = found
+        note = checkpoint.read_note(folder, self.update)
+        self.seconds_before = note["wall_seconds"]
+        self.diverged = {d["seed"]: d for d in note["diverged"]}
+        if not self.finished:
+            self.progress.say(f"resuming at update {self.update} of {self.total}")
+        return state
+
+    def _init(self) -> TrainState:
+        with self.progress.working(f"initialising {self.config.num_seeds} seeds"):
+            return jax.block_until_ready(self.learner.init_seeds())
 
     def _writer(self) -> NullWriter:
         if not self.folder:
             return NullWriter()
         return RunWriter(self.folder, self.suite.task_names, self.update,
-                         self.update * self.steps_per_update, self.config.run.tensorboard)
+                         self.update * self.steps_per_update, self.config.run.tensorboard,
+                         self.total)
 
     def _loop(self, state: TrainState, writer: NullWriter, stopped: threading.Event):
         """Chunks until the end or a signal. Returns (state, whether training is complete)."""
@@ -136,8 +145,10 @@ class _Run:
         self.progress.start(self.update)
         while self.update < self.total:
             count = min(run.log_every, self.total - self.update)
-            state, metrics = advance(state, jnp.int32(count))
-            self._log(writer, jax.device_get(metrics), count)
+            with self.progress.working(f"after update {self.update}", announce=False):
+                state, metrics = advance(state, jnp.int32(count))
+                metrics = jax.device_get(metrics)
+            self._log(writer, metrics, count)
             last = self.update == self.total
             if not last and self._crossed(run.eval_every, count):
                 self._evaluate(writer, state, repeats=1)
@@ -204,14 +215,14 @@ class _Run:
     def _evaluate(self, writer: NullWriter, state: TrainState,
                   repeats: int) -> dict[str, np.ndarray]:
         """Plays the policies `repeats` times with the compiled evaluation; scores [S, M]."""
-        played = [jax.device_get(self.evaluate(state, self._evaluation_keys(
-            self.update * 1000 + i))) for i in range(repeats)]
-        total = np.concatenate([p.total for p in played], -1)
-        scores = {"return": total.mean(-1)}
-        for seed in self.diverged:
-            scores["return"][seed - self.config.seed] = np.nan
+        with self.progress.working(f"evaluating after update {self.update}", announce=False):
+            played = [jax.device_get(self.evaluate(state, self._evaluation_keys(
+                self.update * 1000 + i))) for i in range(repeats)]
+        scores = {"return": np.concatenate([p.total for p in played], -1).mean(-1)}
         if self.suite.has_success:
             scores["success"] = np.concatenate([p.success for p in played], -1).mean(-1)
+        for values in scores.values():
+            values[[seed - self.config.seed for seed in self.diverged]] = np.nan
         writer.evaluation({"update": self.update, "wall_seconds": self.wall_seconds,
                            "env_steps": self.update * self.steps_per_update, **scores})
         if np.isfinite(scores["return"]).any():
@@ -221,11 +232,10 @@ class _Run:
     def _save(self, state: TrainState) -> None:
         if not self.folder:
             return
-        checkpoint.save(self.folder / "checkpoints", self.update, state,
-                        self.config.run.keep_checkpoints)
-        write_json(self.folder / "progress.json", {
-            "update": self.update, "wall_seconds": self.wall_seconds,
-            "diverged": list(self.diverged.values())})
+        note = {"wall_seconds": self.wall_seconds, "diverged": list(self.diverged.values())}
+        with self.progress.working(f"saving update {self.update}", announce=False):
+            checkpoint.save(self.folder / "checkpoints", self.update, state,
+                            self.config.run.keep_checkpoints, note)
 
     def _finish(self, state: TrainState, writer: NullWriter) -> dict[str, Any]:
         """The last evaluation and everything that a comparison needs, as summary.json."""
@@ -268,7 +278,7 @@ def _check_same(folder: Path, config: Config) -> None:
     """Raises UserError naming the first field in which a folder's run differs from `config`."""
     try:
         stored = from_dict(json.loads((folder / "config.json").read_text()))
-    except ValueError as error:
+    except (ValueError, AttributeError) as error:
         raise UserError(f"--run_dir={folder}: its config.json cannot be read: {error}") from error
     for here, there in zip(leaves(config), leaves(stored), strict=True):
         if here.name != "run_dir" and here.value != there.value:
@@ -299,3 +309,36 @@ def _stop_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def evaluate_run(folder: Path, *, episodes: int = 50, weights: str = "mean",
+                 seed: int = 1) -> dict[str, Any]:
+    """Plays the newest checkpoint of a run: scores [S][M] and what they were made with.
+
+    Raises UserError where `folder` holds no run or no readable checkpoint.
+    """
+    if not (folder / "config.json").exists():
+        raise UserError(f"--run={folder}: not a run (no config.json in it)")
+    config = from_dict(json.loads((folder / "config.json").read_text()))
+    use_cpu_cores(config.run.devices)
+    environment.use_compile_cache(config.run.compile_cache)
+    learner = Learner.make(config)
+    problem = learner.problem
+    like = jax.eval_shape(learner.init_seeds)
+    found = checkpoint.restore_newest(folder / "checkpoints", like, warn)
+    if found is None:
+        raise UserError(f"--run={folder}: has no readable checkpoint yet")
+    state, update = found
+
+    @jax.jit
+    @jax.vmap
+    def play(variables, obs_stats, key):
+        return evaluate(problem, variables, obs_stats, key, episodes=episodes, weights=weights)
+
+    keys = jnp.stack([evaluation_key(seed, s) for s in range(config.num_seeds)])
+    played = jax.device_get(play(state.variables, state.obs_stats, keys))
+    scores = {"run": str(folder), "update": update, "weights": weights, "episodes": episodes,
+              "task_names": problem.suite.task_names, "return": played.total.mean(-1)}
+    if problem.suite.has_success:
+        scores["success"] = played.success.mean(-1)
+    return plain(scores)

@@ -224,13 +224,13 @@ def learning_rate(problem: Problem, state: TrainState) -> jax.Array:
 def num_groups(problem: Problem) -> int:
     """Groups G that the envs of a task are split into for shuffling.
 
-    Shuffling within groups lets the batch be spread over devices along N without moving a
-    sample; G depends on the settings alone, never on the devices, so neither do results.
+    A batch of products is faster on a CPU than one tall product, which matters for one task. G
+    depends on the settings alone, never on the devices, so neither do results.
     """
     settings = problem.config.ppo
-    fits = lambda g: settings.num_envs % g == 0 and (  # noqa: E731
-        problem.config.samples_per_task // g) % settings.minibatches == 0
-    return next(g for g in (8, 4, 2, 1) if fits(g))
+    samples = problem.config.samples_per_task
+    return next(g for g in (8, 4, 2, 1)
+                if settings.num_envs % g == 0 and samples // g % settings.minibatches == 0)
 
 
 def _group(problem: Problem, x: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """What every command line shares: errors as one line, exit code 2, flags from dataclasses."""
 
+import difflib
 import re
 import sys
 from collections.abc import Callable
@@ -10,46 +11,58 @@ from absl import app, flags, logging
 from varshare_jax.config import Config, Leaf, leaves, replace, with_presets
 from varshare_jax.errors import UserError, unknown
 
+__all__ = ["UserError", "config_from_flags", "define_config_flags", "run", "unknown"]
+
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Runs an absl main; what the user can mend ends as one line and exit code 2."""
     def guarded(argv: list[str]) -> None:
-        logging.set_verbosity(logging.WARNING)  # orbax tells every step of its own at INFO
+        logging.set_verbosity(logging.FATAL)  # orbax logs a traceback of what it then raises
+        sys.unraisablehook = _unraisable
         try:
             main(argv)
-        except (UserError, OSError) as error:
+        except UserError as error:
             _fail(str(error))
+        except OSError as error:
+            _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        except KeyboardInterrupt:
+            _fail("interrupted", 130)
 
     app.run(guarded, flags_parser=_parse)
 
 
+def _unraisable(problem: Any) -> None:
+    """When orbax raises, threads of its still report to an event loop that is gone by then."""
+    if "Event loop is closed" not in str(problem.exc_value):
+        sys.__unraisablehook__(problem)
+
+
 def _parse(argv: list[str]) -> list[str]:
+    wanted = [arg for arg in argv[1:] if re.fullmatch(r"--?(help(full|short|xml)?|\?)", arg)]
+    if wanted:
+        try:
+            app.parse_flags_with_usage([argv[0], *wanted])
+        except SystemExit:
+            sys.exit(0)  # absl takes asking for help as a failure
     try:
-        return app.parse_flags_with_usage(argv) if _wants_help(argv) else flags.FLAGS(argv)
+        return flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
-        known = [name for name in flags.FLAGS if "." not in name or "." in error.flagname]
-        _fail(_short_list(unknown("flag", f"--{error.flagname}", [f"--{n}" for n in known])))
+        _fail(_unknown_flag(error.flagname))
     except flags.Error as error:
-        _fail(_reword(str(error)))
+        _fail(re.sub(r"\('(.*)', '.*'\)", r"\1", str(error)))
 
 
-def _wants_help(argv: list[str]) -> bool:
-    return any(re.fullmatch(r"--?(help|helpfull|helpshort|helpxml|\\?)", arg) for arg in argv[1:])
+def _unknown_flag(name: str) -> str:
+    """Names the nearest flag; the section before the dot is what people leave out."""
+    sections = {known.rpartition(".")[2]: known for known in flags.FLAGS}
+    near = difflib.get_close_matches(name, [*flags.FLAGS, *sections], n=1)
+    hint = f"; did you mean '--{sections.get(near[0], near[0])}'?" if near else ""
+    return f"flag --{name}: unknown; see --help{hint}"
 
 
-def _short_list(error: UserError) -> str:
-    """A flag list is too long for one line: keep the value and the nearest match."""
-    return re.sub(r"allowed: .*?(?=; did you mean|$)", "see --help", str(error))
-
-
-def _reword(text: str) -> str:
-    """absl's "flag --x=1: Illegal value" without its line breaks."""
-    return " ".join(text.split())
-
-
-def _fail(text: str) -> None:
+def _fail(text: str, code: int = 2) -> None:
     print(f"error: {' '.join(text.split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
 
 
 class _NumberParser(flags.ArgumentParser):

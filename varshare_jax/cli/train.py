@@ -21,7 +21,7 @@ def _main(argv: list[str]) -> None:
     config = _app.config_from_flags()
     if not config.run_dir:
         raise _app.UserError("--run_dir: name a folder for the run, such as runs/my_run")
-    from varshare_jax.runner import train  # noqa: PLC0415 (after the flags: --help stays quick)
+    from varshare_jax.runner import train  # after the flags: --help stays quick
 
     train(config, resume=flags.FLAGS.resume, presets=tuple(flags.FLAGS.preset))
 

@@ -104,8 +104,8 @@ class MultiTaskNetwork:
 
     def num_parameters(self, variables: Variables) -> dict[str, int]:
         """`active`: read by one task's forward pass in training; `stored`: by all tasks."""
-        size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))  # noqa: E731
-        shared, task = size(variables["shared"]), size(variables["task"])
+        shared, task = (sum(x.size for x in jax.tree.leaves(variables[collection]))
+                        for collection in ("shared", "task"))
         return {"active": shared + task // self.num_tasks, "stored": shared + task}
 
     def _apply(self, method: Callable, variables: Variables, obs: jax.Array,

@@ -3,13 +3,12 @@
 from collections.abc import Callable
 
 from varshare_jax.errors import unknown
-from varshare_jax.suites import gymnax
+from varshare_jax.suites import cartpole, gymnax
 from varshare_jax.suites.base import Suite
-from varshare_jax.suites.cartpole import NOMINAL, TASKS, cartpole
 
 SUITES: dict[str, Callable[[], Suite]] = {
-    "cartpole10": lambda: cartpole("cartpole10", TASKS),
-    "cartpole": lambda: cartpole("cartpole", (NOMINAL,)),
+    "cartpole10": lambda: cartpole.make("cartpole10", cartpole.TASKS),
+    "cartpole": lambda: cartpole.make("cartpole", (cartpole.NOMINAL,)),
 }
 
 __all__ = ["SUITES", "Suite", "make"]

@@ -26,18 +26,20 @@ class CartPoleTask(NamedTuple):
 
 NOMINAL = CartPoleTask("nominal", 0.5, 1.0, 0.1, 9.8)
 
-#             name             length  cart   pole  gravity
+# Easy for a policy trained on the nominal task alone: the first four. It fails on the other six,
+# where an oracle still balances for all 500 steps (`python -m experiments.check_suite`).
+#                name           length  cart  pole  gravity
 TASKS = (
     NOMINAL,
-    CartPoleTask("short", 0.15, 1.0, 0.1, 9.8),
-    CartPoleTask("long", 2.0, 1.0, 0.1, 9.8),
-    CartPoleTask("light_cart", 0.5, 0.2, 0.1, 9.8),
-    CartPoleTask("heavy_cart", 0.5, 4.0, 0.1, 9.8),
-    CartPoleTask("heavy_pole", 0.5, 1.0, 1.0, 9.8),
     CartPoleTask("low_gravity", 0.5, 1.0, 0.1, 1.6),
-    CartPoleTask("high_gravity", 0.5, 1.0, 0.1, 24.8),
-    CartPoleTask("heavy_short", 0.2, 4.0, 0.4, 9.8),
     CartPoleTask("floaty", 2.0, 0.3, 0.05, 1.6),
+    CartPoleTask("sluggish", 1.5, 6.0, 0.5, 20.0),
+    CartPoleTask("heavy_short", 0.05, 4.0, 0.1, 25.0),
+    CartPoleTask("short", 0.05, 1.0, 0.1, 25.0),
+    CartPoleTask("quick", 0.1, 0.3, 0.1, 25.0),
+    CartPoleTask("light_cart", 0.1, 0.1, 0.5, 9.8),
+    CartPoleTask("heavy_pole", 0.1, 1.0, 2.0, 25.0),
+    CartPoleTask("twitchy", 0.1, 0.3, 2.0, 25.0),
 )
 
 
@@ -53,9 +55,9 @@ def env_params(tasks: tuple[CartPoleTask, ...], default):
         polemass_length=column["pole_mass"] * column["pole_length"])
 
 
-def cartpole(name: str, tasks: tuple[CartPoleTask, ...]) -> GymnaxSuite:
+def make(name: str, tasks: tuple[CartPoleTask, ...]) -> GymnaxSuite:
     """A suite of the given cart-poles; M = len(tasks)."""
-    import gymnax  # noqa: PLC0415 (importing it starts JAX, see devices.use_cpu_cores)
+    import gymnax  # importing it starts JAX, see devices.use_cpu_cores
 
     env, default = gymnax.make("CartPole-v1")
     return GymnaxSuite(name, VERSION, env, env_params(tasks, default),

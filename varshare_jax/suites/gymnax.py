@@ -51,8 +51,8 @@ class GymnaxSuite(Suite):
         truncated = self._env.is_truncated(state, params) & ~terminated
         first_obs, first_state = self._env.reset_env(key, params)
         done = terminated | truncated
-        pick = lambda first, after: jnp.where(done, first, after)  # noqa: E731
-        state, next_obs = jax.tree.map(pick, (first_state, first_obs), (state, obs))
+        state, next_obs = jax.tree.map(lambda first, after: jnp.where(done, first, after),
+                                       (first_state, first_obs), (state, obs))
         step = Step(_flat(next_obs), jnp.float32(reward), terminated, truncated, _flat(obs))
         return state, step
 
@@ -73,8 +73,8 @@ def single(env_id: str) -> GymnaxSuite:
 
     Raises UserError where gymnax has no such environment or its spaces are not supported.
     """
-    import gymnax  # noqa: PLC0415 (importing it starts JAX, see devices.use_cpu_cores)
-    from gymnax.environments import spaces  # noqa: PLC0415
+    import gymnax  # importing it starts JAX, see devices.use_cpu_cores
+    from gymnax.environments import spaces
 
     registered = gymnax.registered_envs
     if env_id not in registered:

@@ -1,0 +1,43 @@
+# Everything runs inside .venv, which the first target that needs it creates.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install format lint test bench bench-smoke demo report docs clean
+
+install: $(STAMP)  ## make .venv with the pinned dependencies and the console scripts in it
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: PYTHON=$(PYTHON) is older than the Python 3.11 that varshare_jax needs"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+format: install  ## sort imports, mend what ruff can
+	$(BIN)/ruff check --fix .
+
+lint: install  ## what CI refuses
+	$(BIN)/ruff check .
+
+test: install  ## the tests (about 8 minutes on 2 cores the first time, less with a warm cache)
+	$(BIN)/python -m pytest
+
+bench: install  ## throughput against peers (needs a quiet machine)
+	$(BIN)/python -m benchmarks.throughput --out=benchmarks/results/throughput.json
+
+bench-smoke: install  ## the benchmarks at tiny sizes: do they still run?
+	$(BIN)/python -m benchmarks.throughput --smoke
+
+demo: install  ## four methods on ten cart-poles, four seeds each, and the report
+	$(BIN)/python -m experiments.demo
+
+report: install  ## one page over everything in runs/
+	$(BIN)/varshare-report $$(find runs -name config.json -exec dirname {} \;) --out runs/report.html
+
+docs: install  ## the picture of the README, from the demo
+	$(BIN)/python -m experiments.demo --figure_png=docs/images/demo.png
+
+clean:  ## everything that these targets made, but runs/
+	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .ruff_cache

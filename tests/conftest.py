@@ -1,0 +1,227 @@
+"""What the tests share: two CPU devices, a cache of compiled programs, real command lines."""
+
+import contextlib
+import functools
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from varshare_jax import checkpoint, config, environment, monitoring, runner
+from varshare_jax.devices import use_cpu_cores
+from varshare_jax.methods import METHODS
+
+CACHE = str(Path(__file__).resolve().parent.parent / ".cache" / "tests")
+TIMEOUT = 300  # s; nothing takes a tenth of it, unless the machine is busy or the program hangs
+TINY = {
+    "ppo.num_envs": 2, "ppo.rollout_length": 8, "ppo.minibatches": 2, "ppo.epochs": 1,
+    "network.hidden": (8,), "run.log_every": 1, "run.eval_episodes": 1,
+    "run.final_eval_episodes": 1, "run.compile_cache": CACHE, "run.devices": 2,
+}
+# The tests here compare runs with runs, so how well XLA optimises is all one to them.
+QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
+use_cpu_cores(2)  # before any test starts JAX: as many as a laptop has, and as CI has
+environment.use_compile_cache(CACHE)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Settings as small as they come, changed by the dotted names given."""
+    return lambda **changes: config.replace(config.Config(), TINY | changes).validate()
+
+
+@contextlib.contextmanager
+def quick_compile():
+    """Context in which this process compiles the very programs that `cli` runs."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
+class Cli:
+    """varshare-train as people run it: a process, its exit code and what it printed."""
+
+    def __call__(self, *arguments, **options) -> subprocess.CompletedProcess:
+        return self.end(self.start(*arguments, **options))
+
+    def start(self, *arguments, before: str = "", optimize: bool = False) -> subprocess.Popen:
+        """Starts it with flags or Configs; `before` is Python code to run ahead of it."""
+        command = ["-m", "varshare_jax.cli.train"]
+        if before:
+            command = ["-c", f"{before}\nfrom varshare_jax.cli.train import main\nmain()"]
+        given = [flag for a in arguments for flag in ([a] if isinstance(a, str) else _flags(a))]
+        return subprocess.Popen(
+            [sys.executable, *command, *given], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, env=os.environ | ({} if optimize else QUICK))
+
+    def end(self, process: subprocess.Popen) -> subprocess.CompletedProcess:
+        """Waits for it; one that hangs is killed and fails the test."""
+        try:
+            out, err = process.communicate(timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            pytest.fail(f"{process.args} hangs; it printed {process.communicate()}")
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def together(self, *calls) -> list[subprocess.CompletedProcess]:
+        """Two calls at a time, each a pair (arguments, options): there are two cores."""
+        done = []
+        for i in range(0, len(calls), 2):
+            started = [self.start(*arguments, **options) for arguments, options in calls[i:i + 2]]
+            done += [self.end(process) for process in started]
+        return done
+
+
+@pytest.fixture(scope="session")
+def cli() -> Cli:
+    return Cli()
+
+
+def _flags(settings: config.Config) -> list[str]:
+    defaults = {leaf.name: leaf.value for leaf in config.leaves(config.Config())}
+    text = lambda v: ",".join(map(str, v)) if isinstance(v, tuple) else str(v)  # noqa: E731
+    return [f"--{leaf.name}={text(leaf.value)}" for leaf in config.leaves(settings)
+            if leaf.value != defaults[leaf.name]]
+
+
+def error_line(done: subprocess.CompletedProcess) -> str:
+    """What the one line on stderr says, once it is certain that there is only one."""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert done.returncode == 2
+    return lines[0].removeprefix("error: ")
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Everything in a folder, with the times of writing."""
+    return {str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.read_bytes())
+            for p in folder.rglob("*") if p.is_file()}
+
+
+def newest(folder: Path) -> int:
+    """Update of a run's newest checkpoint, 0 without one."""
+    return next((int(p.name) for p in checkpoint.checkpoints(folder / "checkpoints")), 0)
+
+
+def arrays(folder: Path) -> dict[str, np.ndarray]:
+    """All arrays of a run's newest checkpoint, read by orbax alone."""
+    path = folder / "checkpoints" / str(newest(folder)) / "arrays"
+    return ocp.PyTreeCheckpointer().restore(path.absolute())
+
+
+def rows(folder: Path, name: str = "train") -> list[dict]:
+    """Logged rows without what a clock says."""
+    clocks = ("wall_seconds", "steps_per_second")
+    return [{k: v for k, v in json.loads(line).items() if k not in clocks}
+            for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Bit for bit: the final checkpoint, every logged number and the final scores."""
+    assert newest(one) == newest(other) > 0
+    first, second = arrays(one), arrays(other)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert first[name].dtype == second[name].dtype, name
+        assert first[name].tobytes() == second[name].tobytes(), name
+    for name in ("train", "eval"):
+        assert rows(one, name) == rows(other, name)
+    summaries = [json.loads((f / "summary.json").read_text()) for f in (one, other)]
+    assert summaries[0]["eval"] == summaries[1]["eval"]
+    assert monitoring.read_rows(one / "train.jsonl")[-1]["update"] == newest(one)
+
+
+class Run(NamedTuple):
+    """A run folder and what it was made with."""
+
+    folder: Path
+    settings: config.Config
+    process: subprocess.CompletedProcess | None = None
+
+
+UPDATES = 6
+SUITES = {"cartpole10": (4, 10), "cartpole": (2, 1), "gymnax:Pendulum-v1": (1, 1)}  # S, M
+# Every method once and every suite at least once; the first is what most tests run.
+PAIRS = dict(zip(METHODS, itertools.cycle(SUITES), strict=False))
+# The moments of an interruption: 4 has just been saved, or has been trained but not saved.
+STOPS = {
+    "SIGKILL": """
+from varshare_jax import checkpoint
+def kill_after(folder, update, *rest, save=checkpoint.save):
+    save(folder, update, *rest)
+    if update == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+checkpoint.save = kill_after
+""",
+    "SIGTERM": """
+from varshare_jax.monitoring import RunWriter
+def terminate_at(self, row, log=RunWriter.train):
+    log(self, row)
+    if row["update"] == 4:
+        os.kill(os.getpid(), signal.SIGTERM)
+RunWriter.train = terminate_at
+""",
+}
+
+
+@pytest.fixture(scope="session")
+def settings_of(tiny):
+    """Settings of a method on its suite; every other one is stopped by a signal it can catch."""
+    def make(method: str, folder: Path) -> config.Config:
+        suite = PAIRS[method]
+        seeds, tasks = SUITES[suite]
+        every = 2 if stop_of(method) == "SIGKILL" else 50
+        return tiny(suite=suite, method=method, num_seeds=seeds, run_dir=str(folder),
+                    total_steps=UPDATES * tasks * 16 - 5,
+                    **{"run.checkpoint_every": every, "run.eval_every": 2})
+
+    return make
+
+
+def stop_of(method: str) -> str:
+    return list(STOPS)[list(PAIRS).index(method) % 2]
+
+
+@pytest.fixture(scope="session")
+def interrupted(cli, settings_of, tmp_path_factory):
+    """A run of a method, through the command line, stopped at update 4; not to be changed."""
+    @functools.cache
+    def make(method: str) -> Run:
+        folder = tmp_path_factory.mktemp("interrupted") / method
+        settings = settings_of(method, folder)
+        process = cli.start(settings, before="import os, signal" + STOPS[stop_of(method)])
+        return Run(folder, settings, cli.end(process))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished(settings_of, tmp_path_factory):
+    """A run of a method that was never stopped, made in this process; not to be changed."""
+    @functools.cache
+    def make(method: str) -> Run:
+        settings = settings_of(method, tmp_path_factory.mktemp("finished") / method)
+        with quick_compile():
+            runner.train(settings, quiet=True)
+        return Run(Path(settings.run_dir), settings)
+
+    return make
+
+
+def copy_of(run: Run, folder: Path) -> Run:
+    """A run that may be changed."""
+    shutil.copytree(run.folder, folder)
+    return Run(folder, config.replace(run.settings, {"run_dir": str(folder)}))

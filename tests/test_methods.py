@@ -1,0 +1,217 @@
+"""One test parameterised over every registered method, and the identities between methods."""
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from varshare_jax import config as C
+from varshare_jax import methods
+from varshare_jax.learner import Learner
+from varshare_jax.methods import METHODS, MultiTaskNetwork
+from varshare_jax.types import Continuous, Discrete
+from varshare_jax.variational.gaussian import Gaussian, is_gaussian
+
+M, D, B = 3, 5, 7
+SPACES = {"discrete": Discrete(4), "continuous": Continuous(2)}
+ALL = sorted(METHODS)
+
+
+def network(method: str, space="discrete", **overrides) -> MultiTaskNetwork:
+    config = C.replace(C.Config(method=method), {"network.hidden": (8, 8), **overrides})
+    return MultiTaskNetwork(methods.make(config), D, SPACES[space], M)
+
+
+def observations():
+    return jax.random.normal(jax.random.key(9), (M, B, D))
+
+
+def randomised(net: MultiTaskNetwork):
+    """Variables with every leaf random, so that nothing is zero by initialisation."""
+    variables = net.init(jax.random.key(0))
+    leaves, structure = jax.tree.flatten(variables)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(structure, noisy)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("method", ALL)
+def test_shapes_under_jit_and_vmap_over_seeds(method, space):
+    net = network(method, space)
+    states = jax.lax.map(net.init, jax.random.split(jax.random.key(0), 2))
+    policy, value = jax.jit(jax.vmap(net.policy_and_value, in_axes=(0, None)))(
+        states, observations())
+    assert isinstance(policy, distrax.Distribution)
+    assert policy.batch_shape == (2, M, B)
+    assert value.shape == (2, M, B)
+    action = policy.sample(seed=jax.random.key(0))
+    assert action.shape == ((2, M, B) if space == "discrete" else (2, M, B, 2))
+    assert bool(jnp.isfinite(policy.log_prob(action)).all())
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_task_leaves_lead_with_tasks_and_their_gradients_stay_apart(method):
+    """A loss of task 0 alone reaches the task variables of task 0 and of no other."""
+    net = network(method)
+    variables = randomised(net)
+
+    def loss(variables):
+        policy, value = net.policy_and_value(variables, observations())
+        return policy.logits[0].sum() + value[0].sum()
+
+    grads = jax.grad(loss)(variables)
+    for leaf in jax.tree.leaves(grads["task"]):
+        assert leaf.shape[0] == M
+        np.testing.assert_array_equal(leaf[1:], 0)
+    assert any(np.abs(leaf[0]).max() > 0 for leaf in jax.tree.leaves(grads["task"]))
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_mean_weights_are_deterministic(method):
+    net, obs = network(method), observations()
+    variables = randomised(net)
+    first, second = net.policy_and_value(variables, obs), net.policy_and_value(variables, obs)
+    np.testing.assert_array_equal(first[0].logits, second[0].logits)
+    np.testing.assert_array_equal(first[1], second[1])
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_tasks_see_their_own_observations_alone(method):
+    net, obs = network(method), observations()
+    variables = randomised(net)
+    changed = net.value(variables, obs.at[0].add(1.0))
+    before = net.value(variables, obs)
+    assert np.abs(changed[0] - before[0]).max() > 1e-3
+    np.testing.assert_array_equal(changed[1:], before[1:])
+
+
+def sizes():
+    """Parameters of a trunk and of the heads of one task's network (D=5, 8, 8 -> 4 and 1)."""
+    trunk = 2 * ((D + 1) * 8 + 9 * 8)
+    return trunk, 9 * 4 + 9 * 1
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_parameter_counts(method):
+    trunk, heads = sizes()
+    expected = {
+        "independent": (trunk + heads, M * (trunk + heads)),
+        "hard_sharing": (trunk + heads, trunk + M * heads),
+        "l2_soft": (2 * (trunk + heads), (1 + M) * (trunk + heads)),
+        "varshare": (3 * (trunk + heads), (1 + 2 * M) * (trunk + heads)),
+    }
+    net = network(method)
+    counts = net.num_parameters(net.init(jax.random.key(0)))
+    assert (counts["active"], counts["stored"]) == expected[method]
+
+
+def test_zero_residuals_are_one_shared_network():
+    """VarShare with μ = 0 and L2-soft with φ = 0: every task plays θ, so tasks agree."""
+    obs = jnp.broadcast_to(observations()[0], (M, B, D))
+    for method in ("varshare", "l2_soft"):
+        net = network(method)
+        logits = net.policy(net.init(jax.random.key(0)), obs).logits
+        np.testing.assert_allclose(logits, np.broadcast_to(logits[0], logits.shape), atol=1e-6)
+
+
+def test_varshare_drawn_is_l2_soft_with_that_residual():
+    """Sampling turns VarShare's variables into a tree that plays exactly like L2-soft."""
+    varshare, l2_soft = network("varshare"), network("l2_soft")
+    variables = randomised(varshare)
+    drawn = varshare.sample(variables, jax.random.key(5))
+    assert not any(map(is_gaussian, jax.tree.leaves(drawn, is_leaf=is_gaussian)))
+    np.testing.assert_array_equal(varshare.policy(drawn, observations()).logits,
+                                  l2_soft.policy(drawn, observations()).logits)
+
+
+def test_varshare_without_noise_samples_its_mean():
+    net = network("varshare", **{"varshare.sigma_init": 1e-12})
+    variables = net.init(jax.random.key(0))
+    drawn = net.sample(variables, jax.random.key(5))
+    np.testing.assert_allclose(net.value(drawn, observations()),
+                               net.value(variables, observations()), atol=1e-5)
+
+
+def test_varshare_draws_differ_between_tasks_and_keys():
+    net = network("varshare")
+    variables = net.init(jax.random.key(0))
+    first, second = (net.sample(variables, jax.random.key(k))["task"]["actor_0"]["kernel"]
+                     for k in (1, 2))
+    assert np.abs(first[0] - first[1]).max() > 1e-3
+    assert np.abs(first - second).max() > 1e-3
+
+
+def test_shared_gradient_is_the_sum_over_tasks_of_the_residuals():
+    """∂RL/∂θ = Σ_m ∂RL/∂μ_m, and ∂KL/∂θ = 0."""
+    net, obs = network("varshare"), observations()
+    variables = randomised(net)
+    grads = jax.grad(lambda v: jnp.sum(net.value(v, obs) ** 2))(variables)
+    for layer, entries in grads["shared"].items():
+        for name, g in entries.items():
+            total = grads["task"][layer][name].mean.sum(0)
+            np.testing.assert_allclose(g, total, rtol=2e-4, atol=2e-4)
+    scalars = {k: jnp.float32(v) for k, v in net.method.config.scalars().items()}
+    kl_grads = jax.grad(lambda v: net.penalty(v, scalars)[0].sum())(variables)
+    assert all(not g.any() for g in jax.tree.leaves(kl_grads["shared"]))
+
+
+def test_varshare_penalty_is_beta_kl_over_samples():
+    """By hand: every parameter at N(0, sigma_init²) under N(0, σ_prior²)."""
+    net = network("varshare", **{"varshare.beta": 3.0, "varshare.sigma_prior": 0.2,
+                                 "varshare.sigma_init": 0.05})
+    config = net.method.config
+    scalars = {k: jnp.float32(v) for k, v in config.scalars().items()}
+    cost, metrics = net.penalty(net.init(jax.random.key(0)), scalars)
+    each = np.log(0.2 / 0.05) + 0.05**2 / (2 * 0.2**2) - 0.5
+    size = sum(sizes())
+    np.testing.assert_allclose(metrics["kl"], each * size, rtol=1e-4)
+    np.testing.assert_allclose(cost, 3.0 * each * size / config.samples_per_task, rtol=1e-4)
+    layers = sum(v for k, v in metrics.items() if k.startswith("kl/"))
+    np.testing.assert_allclose(layers, metrics["kl"], rtol=1e-5)
+
+
+def test_l2_soft_penalty_is_the_squared_norm():
+    net = network("l2_soft", **{"l2_soft.penalty": 0.5})
+    variables = randomised(net)
+    scalars = {"l2_soft.penalty": jnp.float32(0.5)}
+    cost, metrics = net.penalty(variables, scalars)
+    norm = sum(np.sum(np.square(x), tuple(range(1, x.ndim)))
+               for x in jax.tree.leaves(variables["task"]))
+    np.testing.assert_allclose(metrics["l2"], norm, rtol=1e-5)
+    np.testing.assert_allclose(cost, 0.5 * norm, rtol=1e-5)
+
+
+@pytest.mark.parametrize("estimator", ["shared", "flipout", "local"])
+def test_estimators_reach_every_posterior_parameter(estimator):
+    """Kernels and biases, actor and critic: each ρ has a gradient from the loss's noise."""
+    net = network("varshare", "continuous", **{"varshare.estimator": estimator})
+    variables = randomised(net)
+
+    def loss(variables):
+        noise = jax.random.key(3) if net.method.draws_per_example else None
+        learning = variables if noise is not None else net.sample(variables, jax.random.key(3))
+        policy, value = net.policy_and_value(learning, observations(), noise)
+        return jnp.sum(policy.log_prob(jnp.ones((M, B, 2)))) + jnp.sum(value**2)
+
+    for q in jax.tree.leaves(jax.grad(loss)(variables)["task"], is_leaf=is_gaussian):
+        assert isinstance(q, Gaussian)
+        assert np.abs(q.mean).max() > 0
+        assert np.abs(q.rho).max() > 0
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_one_update_trains(method):
+    config = C.replace(C.Config(method=method), {
+        "network.hidden": (8,), "ppo.num_envs": 2, "ppo.rollout_length": 8, "ppo.minibatches": 2,
+        "ppo.epochs": 2})
+    learner = Learner.make(config)
+    state = learner.init(jax.random.key(0))
+    after, metrics = jax.jit(learner.update)(state)
+    tasks = learner.problem.suite.num_tasks
+    assert all(m.shape == (tasks,) for m in metrics.values())
+    assert bool(jnp.isfinite(metrics["loss"]).all())
+    changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), state.variables, after.variables)
+    assert all(jax.tree.leaves(changed)), "every parameter must learn"
+    assert int(after.update) == 1

@@ -1,0 +1,244 @@
+"""PPO's pieces against hand-computed values, and whole runs on environments with known values."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from varshare_jax import config as C
+from varshare_jax import methods
+from varshare_jax.algorithms import ppo
+from varshare_jax.algorithms.problem import Problem
+from varshare_jax.algorithms.rollout import observe
+from varshare_jax.gradients import clip_by_task_norm
+from varshare_jax.learner import Learner
+from varshare_jax.methods import MultiTaskNetwork
+from varshare_jax.suites.base import Suite
+from varshare_jax.types import Discrete, Step
+
+
+def test_gae_by_hand_with_termination_and_truncation():
+    """Five steps: t=1 truncated (bootstraps from its final value), t=3 terminated (does not)."""
+    reward = jnp.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    value = jnp.array([0.5, 0.6, 0.7, 0.8, 0.9])
+    next_value = jnp.array([0.6, 10.0, 0.8, 20.0, 1.0])
+    terminated = jnp.array([False, False, False, True, False])
+    truncated = jnp.array([False, True, False, False, False])
+    g, lam = 0.9, 0.8
+    delta = [1 + g * 0.6 - 0.5, 2 + g * 10 - 0.6, 3 + g * 0.8 - 0.7, 4 - 0.8, 5 + g * 1 - 0.9]
+    expected = [delta[0] + g * lam * delta[1], delta[1], delta[2] + g * lam * delta[3], delta[3],
+                delta[4]]
+    result = ppo.advantages(reward, value, next_value, terminated, truncated, g, lam)
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
+
+
+def test_gae_lambda_one_is_the_discounted_return_minus_value():
+    key = jax.random.key(0)
+    reward, value = jax.random.normal(key, (2, 6, 3))
+    none = jnp.zeros((6, 3), bool)
+    last = jnp.ones(3)
+    next_value = jnp.concatenate([value[1:], last[None]])
+    returns = [sum(0.9**k * reward[t + k] for k in range(6 - t)) + 0.9 ** (6 - t) * last
+               for t in range(6)]
+    result = ppo.advantages(reward, value, next_value, none, none, 0.9, 1.0)
+    np.testing.assert_allclose(result, jnp.stack(returns) - value, rtol=1e-4, atol=1e-5)
+
+
+def test_clipping_keeps_tasks_apart():
+    grads = {"shared": {"a": jnp.array([3.0, 4.0])},
+             "task": {"b": jnp.array([[0.0, 30.0], [0.1, 0.0]]), "c": jnp.array([40.0, 0.0])}}
+    clipped, norms = clip_by_task_norm(grads, 1.0)
+    np.testing.assert_allclose(clipped["shared"]["a"], [0.6, 0.8], rtol=1e-5)
+    np.testing.assert_allclose(clipped["task"]["b"], [[0.0, 0.6], [0.1, 0.0]], rtol=1e-5)
+    np.testing.assert_allclose(clipped["task"]["c"], [0.8, 0.0], rtol=1e-5)
+    np.testing.assert_allclose(norms["grad_norm_task"], [50.0, 0.1], rtol=1e-5)
+    np.testing.assert_allclose(norms["grad_norm_shared"], [5.0, 5.0], rtol=1e-5)
+
+
+class ProbeState(NamedTuple):
+    time: jax.Array
+    cue: jax.Array
+
+
+class Probe(Suite):
+    """One-feature episodes whose values are known; M = 2 tasks, the second with doubled reward.
+
+    kind "cue": one step, reward ±1 shown by the observation. "delay": two steps, reward 1 at the
+    end, so V(first) = γ. "truncate": reward 1 for ever, cut every 4 steps: V = 1/(1−γ) only if
+    truncation bootstraps. "terminate": the same but ended: V falls towards the end. "action":
+    reward 1 for the action that the cue names.
+    """
+
+    name, version, task_names = "probe", "1", ("plain", "double")
+    observation_size, action_space, horizon, reference = 1, Discrete(2), 4, "none"
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self.length = {"cue": 1, "delay": 2, "truncate": 4, "terminate": 4, "action": 1}[kind]
+
+    def reset(self, keys):
+        cue = jax.vmap(jax.vmap(lambda k: jax.random.rademacher(k, (), jnp.float32)))(keys)
+        state = ProbeState(jnp.zeros(keys.shape), cue)
+        return state, self._observe(state)
+
+    def _observe(self, state):
+        shown = {"cue": state.cue, "action": state.cue, "delay": state.time,
+                 "truncate": jnp.zeros_like(state.time), "terminate": state.time}[self.kind]
+        return shown[..., None]
+
+    def step(self, keys, state, action):
+        end = state.time + 1 >= self.length
+        reward = {"cue": state.cue, "delay": end.astype(jnp.float32),
+                  "truncate": jnp.ones_like(state.cue), "terminate": jnp.ones_like(state.cue),
+                  "action": jnp.float32((action == 1) == (state.cue > 0))}[self.kind]
+        reward = reward * jnp.array([1.0, 2.0])[:, None]
+        after = ProbeState(state.time + 1, state.cue)
+        first, _ = self.reset(keys)
+        state = jax.tree.map(lambda a, b: jnp.where(end, a, b), first, after)
+        truncated = end & (self.kind == "truncate")
+        return state, Step(self._observe(state), reward, end & ~truncated, truncated,
+                           self._observe(after))
+
+
+def trained(kind: str, method: str, updates: int = 150, **overrides):
+    config = C.replace(C.Config(method=method, total_steps=2 * 8 * 16 * updates), {
+        "network.hidden": (16,), "ppo.num_envs": 8, "ppo.rollout_length": 16,
+        "ppo.minibatches": 2, "ppo.learning_rate": 1e-2, "ppo.discount": 0.9,
+        "ppo.normalize_returns": False, "ppo.normalize_observations": False,
+        "ppo.clip_value": False, **overrides})
+    suite = Probe(kind)
+    network = MultiTaskNetwork(methods.make(config), 1, suite.action_space, 2)
+    learner = Learner(Problem(config, suite, network))
+    state = learner.init(jax.random.key(0))
+    run = jax.jit(lambda s: jax.lax.scan(lambda s, _: learner.update(s), s, None, updates))
+    state, metrics = run(state)
+    return learner.problem, state, metrics
+
+
+def values(problem, state, *cues):
+    obs = jnp.broadcast_to(jnp.array(cues, jnp.float32)[:, None], (2, len(cues), 1))
+    obs = observe(problem, state.obs_stats, obs)
+    return np.asarray(problem.network.value(state.variables, obs))
+
+
+@pytest.mark.parametrize("method", sorted(methods.METHODS))
+def test_value_follows_the_observation(method):
+    problem, state, _ = trained("cue", method)
+    np.testing.assert_allclose(values(problem, state, -1, 1), [[-1, 1], [-2, 2]], atol=0.15)
+
+
+def test_value_is_discounted():
+    problem, state, _ = trained("delay", "independent", **{"ppo.gae_lambda": 0.0})
+    np.testing.assert_allclose(values(problem, state, 0, 1), [[0.9, 1], [1.8, 2]], atol=0.1)
+
+
+def test_truncation_bootstraps_and_termination_does_not():
+    problem, state, _ = trained("truncate", "independent", 400)
+    np.testing.assert_allclose(values(problem, state, 0)[:, 0], [10, 20], rtol=0.05)
+    problem, state, _ = trained("terminate", "independent", 400)
+    expected = np.array([sum(0.9**k for k in range(4 - t)) for t in range(4)])
+    np.testing.assert_allclose(values(problem, state, 0, 1, 2, 3), [expected, 2 * expected],
+                               rtol=0.08)
+
+
+@pytest.mark.parametrize("method", sorted(methods.METHODS))
+def test_policy_takes_the_rewarded_action(method):
+    problem, state, metrics = trained("action", method, **{"ppo.normalize_returns": True})
+    obs = jnp.broadcast_to(jnp.array([-1.0, 1.0])[:, None], (2, 2, 1))
+    policy = problem.network.policy(state.variables, obs)
+    np.testing.assert_array_equal(policy.mode(), [[0, 1], [0, 1]])
+    np.testing.assert_allclose(metrics["return"][-1], [1, 2], atol=0.15)
+
+
+def test_independent_tasks_train_as_if_alone():
+    """Task 0 of two is bit-equal whatever happens to task 1: no clip, norm or mean couples them."""
+    problem, state, _ = trained("cue", "independent", 5)
+    poisoned_suite = Probe("cue")
+    original = poisoned_suite.step
+
+    def step(keys, state, action):
+        state, out = original(keys, state, action)
+        return state, out._replace(reward=out.reward.at[1].mul(1000.0))
+
+    poisoned_suite.step = step
+    learner = Learner(problem._replace(suite=poisoned_suite))
+    other = learner.init(jax.random.key(0))
+    for _ in range(5):
+        other, _ = jax.jit(learner.update)(other)
+    for a, b in zip(jax.tree.leaves(state.variables), jax.tree.leaves(other.variables),
+                    strict=True):
+        np.testing.assert_allclose(a[0], b[0], rtol=1e-5, atol=1e-6)
+        assert a.shape[1:] == (1,) or np.abs(a[1] - b[1]).max() > 1e-6
+
+
+def test_minibatches_hold_every_task_in_equal_share_and_every_sample_once():
+    config = C.replace(C.Config(), {"ppo.num_envs": 6, "ppo.rollout_length": 8})
+    problem = Learner.make(config).problem
+    steps, tasks, envs = np.meshgrid(range(8), range(10), range(6), indexing="ij")
+    code = jnp.array(steps * 10_000 + tasks * 100 + envs, jnp.float32)
+    grouped = ppo._group(problem, code)
+    assert (np.asarray(grouped) // 100 % 100 == np.arange(10)[:, None, None]).all()
+    assert len(np.unique(grouped)) == code.size
+    np.testing.assert_array_equal(ppo._ungroup(problem, grouped), code)
+
+
+def test_first_ratio_is_one_without_noise():
+    """Acting and learning with the same weights: PPO's ratio starts at exactly 1."""
+    for overrides in ({"varshare.learn_with": "mean"}, {"varshare.sigma_init": 1e-12}):
+        _, _, metrics = trained("cue", "varshare", 2, **overrides)
+        np.testing.assert_allclose(metrics["first_ratio_std"], 0, atol=1e-5)
+    _, _, metrics = trained("cue", "varshare", 2, **{"varshare.sigma_init": 0.1})
+    assert float(metrics["first_ratio_std"].min()) > 1e-3
+
+
+def test_target_kl_stops_the_epochs():
+    rates = {"ppo.learning_rate": 0.1, "ppo.epochs": 8}
+    _, free, _ = trained("action", "independent", 1, **rates)
+    _, stopped, _ = trained("action", "independent", 1, **rates, **{"ppo.target_kl": 1e-9})
+    _, start, _ = trained("action", "independent", 1, **{**rates, "ppo.learning_rate": 1e-30})
+
+    def moved(state):
+        pairs = zip(jax.tree.leaves(state.variables), jax.tree.leaves(start.variables),
+                    strict=True)
+        return max(float(jnp.abs(a - b).max()) for a, b in pairs)
+
+    assert 0 < moved(stopped) < 0.5 * moved(free)
+
+
+def test_scalars_are_traced_and_vmappable_beside_seeds():
+    """One compiled update serves a vector of learning rates, β and clips."""
+    config = C.replace(C.Config(num_seeds=2, total_steps=10**6), {
+        "network.hidden": (8,), "ppo.num_envs": 2, "ppo.rollout_length": 8,
+        "ppo.minibatches": 2, "ppo.epochs": 1})
+    learner = Learner.make(config)
+    sweep = {"ppo.learning_rate": jnp.array([0.0, 1e-2]), "varshare.beta": jnp.array([1.0, 5.0])}
+    state = learner.init_seeds(sweep)
+    compiled = jax.jit(jax.vmap(learner.update)).lower(state).compile()
+    after, metrics = compiled(state)
+    frozen = jax.tree.map(lambda a, b: np.array_equal(a[0], b[0]), state.variables,
+                          after.variables)
+    assert all(jax.tree.leaves(frozen)), "a learning rate of 0 must change nothing"
+    assert not np.array_equal(state.variables["shared"]["actor_0"]["kernel"][1],
+                              after.variables["shared"]["actor_0"]["kernel"][1])
+    ratio = metrics["penalty"][1].mean() / metrics["penalty"][0].mean()
+    assert ratio == pytest.approx(5.0, rel=0.05)
+
+
+@pytest.mark.parametrize("hold", ["rollout", "episode", "step"])
+def test_acting_samples_are_held_as_long_as_said(hold):
+    """Logits for a constant observation change exactly when the acting sample does."""
+    problem, state, _ = trained("truncate", "varshare", 1, **{
+        "varshare.act_with": "sample", "varshare.hold": hold, "varshare.sigma_init": 0.5})
+    _, trajectory = ppo.collect(problem, state, jax.random.key(0))
+    probability = np.exp(np.asarray(trajectory.log_prob))
+    action = np.asarray(trajectory.action)
+    of_action_one = np.where(action == 1, probability, 1 - probability)[:, 0]
+    changed = np.abs(np.diff(of_action_one, axis=0)) > 1e-5
+    ended = np.asarray(trajectory.truncated)[:-1, 0]
+    expected = {"rollout": np.zeros_like(changed), "episode": ended,
+                "step": np.ones_like(changed)}[hold]
+    np.testing.assert_array_equal(changed, expected)
+    if hold != "episode":
+        np.testing.assert_allclose(np.ptp(of_action_one, axis=1), 0, atol=1e-5)

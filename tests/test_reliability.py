@@ -1,0 +1,291 @@
+"""Runs that are stopped, killed, damaged or diverge: nothing is lost and nothing changes."""
+
+import json
+import random
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import (
+    PAIRS,
+    SUITES,
+    assert_same_run,
+    copy_of,
+    error_line,
+    newest,
+    quick_compile,
+    rows,
+    snapshot,
+    stop_of,
+)
+
+from varshare_jax import checkpoint, config, monitoring, runner
+from varshare_jax.devices import Layout
+from varshare_jax.learner import Learner
+from varshare_jax.monitoring import RunWriter, read_rows
+
+METHOD = next(iter(PAIRS))  # the one of 4 seeds on 2 devices
+
+
+def test_every_kind_of_suite_takes_part():
+    assert set(PAIRS.values()) == set(SUITES)
+    assert {stop_of(method) for method in PAIRS} == {"SIGKILL", "SIGTERM"}
+
+
+@pytest.mark.parametrize("method", PAIRS)
+def test_a_resumed_run_is_bit_identical_to_one_never_stopped(cli, interrupted, finished,
+                                                             tmp_path, method):
+    half = interrupted(method)
+    assert newest(half.folder) == 4
+    assert not (half.folder / "summary.json").exists()
+    if stop_of(method) == "SIGTERM":  # trains to the end of the chunk, saves, says how to go on
+        assert (half.process.returncode, half.process.stderr) == (0, "")
+        assert "stopped by a signal at update 4; continue with --resume" in half.process.stdout
+    else:
+        assert half.process.returncode == -9
+    run = copy_of(half, tmp_path / "run")
+    done = cli(run.settings, "--resume")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "resuming at update 4 of 6" in done.stdout
+    assert_same_run(run.folder, finished(method).folder)
+
+
+def damage_newest(folder: Path) -> None:
+    """Flips one bit in the middle of the largest file of the newest checkpoint."""
+    files = (folder / "checkpoints" / str(newest(folder))).rglob("*")
+    path = max((p for p in files if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def damage_all(folder: Path) -> None:
+    """A manifest cut off in one, gone from the other."""
+    first, second = (folder / "checkpoints").iterdir()
+    (first / "manifest.json").write_text('{"crc32": 1')
+    (second / "manifest.json").unlink()
+
+
+def test_damaged_checkpoints_are_skipped_and_the_run_ends_the_same(cli, interrupted, finished,
+                                                                   tmp_path):
+    one, all_ = (copy_of(interrupted(METHOD), tmp_path / name) for name in ("one", "all"))
+    damage_newest(one.folder)
+    damage_all(all_.folder)
+    resumed, restarted = cli.together(([one.settings, "--resume"], {}),
+                                      ([all_.settings, "--resume"], {}))
+    lines = resumed.stderr.splitlines()
+    assert (resumed.returncode, len(lines)) == (0, 1)
+    assert lines[0].startswith(f"warning: checkpoint {one.folder / 'checkpoints' / '4'} is damaged")
+    assert "resuming at update 2 of 6" in resumed.stdout
+    lines = restarted.stderr.splitlines()
+    assert (restarted.returncode, len(lines)) == (0, 3)
+    assert "every checkpoint" in lines[-1]
+    assert "starting from the beginning" in lines[-1]
+    for run in (one, all_):
+        assert_same_run(run.folder, finished(METHOD).folder)
+
+
+def test_a_checkpoint_of_another_network_is_refused(cli, interrupted, tiny, tmp_path):
+    """Not mistaken for damage: the entry is named, and nothing is trained over it."""
+    run = copy_of(interrupted(METHOD), tmp_path / "run")
+    other = config.replace(run.settings, {"network.hidden": (16,)})
+    checkpoint.save(run.folder / "checkpoints", 5, Learner.make(other).init_seeds(), keep=1,
+                    note={"wall_seconds": 1.0, "diverged": []})
+    before = snapshot(run.folder)
+    line = error_line(cli(run.settings, "--resume"))
+    assert "does not fit: 'optimizer.mu.shared.actor_0.bias' is float32[4, 16]" in line
+    assert "expected float32[4, 8]" in line
+    assert snapshot(run.folder) == before
+
+
+FULL_DISKS = {
+    "checkpoint": ("cannot write checkpoint", """
+from varshare_jax import checkpoint as module
+name, when = "save", lambda folder, update, *rest: update == 6
+"""),
+    "summary": ("cannot write", """
+from varshare_jax import runner as module
+name, when = "write_json", lambda path, content: path.name == "summary.json"
+"""),
+}
+FILL = """
+import resource
+write = getattr(module, name)
+def fill_the_disk(*given):
+    if when(*given):
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+    return write(*given)
+setattr(module, name, fill_the_disk)
+"""
+
+
+def test_a_full_disk_loses_nothing(cli, interrupted, finished, tmp_path):
+    """A limit on file sizes stands for it: one line, and once there is room the run completes."""
+    runs = {name: copy_of(interrupted(METHOD), tmp_path / name) for name in FULL_DISKS}
+    failed = cli.together(*(([runs[name].settings, "--resume"], {"before": hook + FILL})
+                            for name, (_, hook) in FULL_DISKS.items()))
+    for done, (name, (message, _)) in zip(failed, FULL_DISKS.items(), strict=True):
+        line = error_line(done)
+        assert f"{message} {runs[name].folder}" in line
+        assert "File too large" in line
+        assert newest(runs[name].folder) == {"checkpoint": 4, "summary": 6}[name]
+        assert not (runs[name].folder / "summary.json").exists()
+    completed = cli.together(*(([run.settings, "--resume"], {}) for run in runs.values()))
+    for done, run in zip(completed, runs.values(), strict=True):
+        assert (done.returncode, done.stderr) == (0, "")
+        assert_same_run(run.folder, finished(METHOD).folder)
+
+
+def kill_at_random(cli, run_flags, folder: Path, moments: random.Random, starting: bool) -> bool:
+    """Starts or resumes and kills -9: while starting, or while training, which here is mostly
+    writing checkpoints. Returns whether it was killed, rather than done before.
+    """
+    before = newest(folder)
+    process = cli.start(*run_flags, "--resume")
+    if not starting:
+        deadline = time.monotonic() + 200
+        while newest(folder) == before and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    time.sleep(moments.uniform(0.5, 4.0) if starting else moments.uniform(0.0, 0.6))
+    process.kill()
+    done = cli.end(process)
+    assert done.stderr == ""  # above all no word of damage
+    return done.returncode == -9
+
+
+def test_kills_at_random_moments_lose_no_more_than_the_work_since_the_last_checkpoint(
+        cli, tiny, tmp_path):
+    updates = 40
+    settings = tiny(suite="cartpole", method="hard_sharing", total_steps=updates * 16,
+                    run_dir=str(tmp_path / "killed"), **{"run.checkpoint_every": 1})
+    straight = config.replace(settings, {"run_dir": str(tmp_path / "straight")})
+    with quick_compile():
+        runner.train(straight, quiet=True)
+        like = jax.eval_shape(Learner.make(settings).init_seeds)
+    folder, moments, kills, safe = tmp_path / "killed", random.Random(20), 0, 0
+    for starting in (False, True, False):
+        kills += kill_at_random(cli, [settings], folder, moments, starting)
+        complaints = []
+        found = checkpoint.restore_newest(folder / "checkpoints", like, complaints.append)
+        assert found
+        assert not complaints
+        assert found[1] >= safe
+        safe = found[1]
+        logged = [row["update"] for row in read_rows(folder / "train.jsonl")]
+        assert logged == list(range(1, len(logged) + 1))
+        assert safe <= len(logged) <= safe + 1
+    assert kills >= 2
+    done = cli(settings, "--resume")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_same_run(folder, tmp_path / "straight")
+
+
+def poison(state, seed: int):
+    """NaN in one parameter of one seed."""
+    leaves, structure = jax.tree.flatten(state.variables)
+    leaves[0] = leaves[0].at[seed].set(jnp.nan)
+    return state.replace(variables=jax.tree.unflatten(structure, leaves))
+
+
+def raw(leaf) -> np.ndarray:
+    """Bits of an array, of a key as well."""
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(leaf).view(np.uint8) if leaf.ndim else np.asarray(leaf)
+
+
+def test_a_seed_that_diverges_leaves_the_others_alone_to_the_bit(tmp_path, settings_of):
+    """Through the very program that the runner compiles; seeds 0 and 1 share a device."""
+    learner = Learner.make(settings_of(METHOD, tmp_path))
+    seeds, tasks = SUITES[PAIRS[METHOD]]
+    layout = Layout.choose(seeds, tasks)
+    assert (seeds, layout.axis, layout.mesh.size) == (4, 0, 2)
+    with quick_compile():
+        start = learner.init_seeds()
+        advance = layout.compile(learner.update_many, layout.place(start), jnp.int32(1), True)
+    results = []
+    for state in (start, poison(start, seed=1)):
+        state = layout.place(jax.tree.map(jnp.copy, state))
+        for _ in range(3):
+            state, metrics = advance(state, jnp.int32(1))
+        results.append((state, metrics))
+    clean, poisoned = results
+    assert np.isnan(poisoned[1]["loss"][1]).all()
+    assert np.isfinite(clean[1]["loss"]).all()
+    others = np.array([0, 2, 3])
+    for a, b in zip(jax.tree.leaves(clean), jax.tree.leaves(poisoned), strict=True):
+        assert np.array_equal(raw(a)[others], raw(b)[others])
+
+
+def test_a_diverged_seed_is_reported_and_survives_a_resume(settings_of, finished, monkeypatch,
+                                                           capsys, tmp_path):
+    """Stderr names it, its scores are null, those of the others are what they always were."""
+    settings = settings_of(METHOD, tmp_path / "run")
+    monkeypatch.setattr(monitoring, "_TICK_SECONDS", 1e-3)
+
+    def stop(self, row, log=RunWriter.train):
+        log(self, row)
+        if row["update"] == 3:  # after the checkpoint of update 2
+            raise KeyboardInterrupt
+
+    init = Learner.init_seeds
+    with quick_compile(), monkeypatch.context() as patched:
+        patched.setattr(Learner, "init_seeds", lambda self: poison(init(self), seed=1))
+        patched.setattr(RunWriter, "train", stop)
+        with pytest.raises(KeyboardInterrupt):
+            runner.train(settings)
+    shown = capsys.readouterr()
+    assert "warning: seed 1 diverged (loss not finite) at update 0, task " in shown.err
+    for what in ("after update 1 ...", "saving update 2 ...", "evaluating after update 2 ..."):
+        assert what in shown.out  # a slow chunk, evaluation or disk is not silence
+    with quick_compile():
+        summary = runner.train(settings, resume=True).summary
+    assert capsys.readouterr().err == ""  # reported once
+    assert [(d["seed"], d["update"]) for d in summary["diverged"]] == [(1, 0)]
+    expected = json.loads((finished(METHOD).folder / "summary.json").read_text())
+    assert expected["diverged"] == []
+    for seed, (scores, usual) in enumerate(zip(summary["eval"]["return"],
+                                               expected["eval"]["return"], strict=True)):
+        assert scores == ([None] * 10 if seed == 1 else usual)
+    usual = rows(finished(METHOD).folder, "eval")
+    for row, other in zip(rows(tmp_path / "run", "eval"), usual, strict=True):
+        assert row["return"] == [*other["return"][:1], [None] * 10, *other["return"][2:]]
+
+
+def test_the_first_task_without_a_finite_loss_is_named(tiny, capsys):
+    run = runner._Run(Learner.make(tiny(suite="cartpole10", num_seeds=3, seed=40)), False, (),
+                      quiet=True)
+    run.update = 100
+    loss = np.zeros((3, 5, 10))  # [S, chunk, M]
+    loss[1, 2, 7], loss[1, 3, :] = np.nan, np.inf
+    run._note_divergence(loss)
+    run._note_divergence(loss)
+    task = run.suite.task_names[7]
+    assert run.diverged == {41: {"seed": 41, "task": task, "update": 102}}
+    assert capsys.readouterr().err == (
+        f"warning: seed 41 diverged (loss not finite) at update 102, task {task}; "
+        f"other seeds go on\n")
+
+
+def test_a_finished_run_whose_checkpoints_are_gone_still_has_its_summary(finished, tmp_path,
+                                                                         capsys):
+    run = copy_of(finished(METHOD), tmp_path / "run")
+    damage_newest(run.folder)
+    result = runner.train(run.settings, resume=True, quiet=True)
+    assert result.state is None  # rather than that of an earlier update
+    assert result.summary == json.loads((run.folder / "summary.json").read_text())
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_sixteen_seeds_do_not_hang(cli, tiny, tmp_path):
+    """Orthogonal initialisation batched over seeds waits for XLA's CPU threads for ever."""
+    settings = tiny(suite="cartpole", num_seeds=16, total_steps=32, run_dir=str(tmp_path / "run"))
+    done = cli(settings, optimize=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    scores = json.loads((tmp_path / "run" / "summary.json").read_text())["eval"]["return"]
+    assert [len(row) for row in scores] == [1] * 16

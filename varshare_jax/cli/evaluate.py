@@ -1,0 +1,62 @@
+"""Plays a trained policy, per task, with the posterior mean or with sampled weights.
+
+    varshare-evaluate --run=runs/x --weights=mean --episodes=50
+
+Reads the newest checkpoint of the run, finished or not, and prints a table. --out writes the
+same as JSON.
+"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from varshare_jax.cli import _app
+
+
+def _main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise _app.UserError(f"argument {argv[1]}: unexpected; flags are written --name=value")
+    if not flags.FLAGS.run:
+        raise _app.UserError("--run: name the folder of a run, such as runs/my_run")
+    if flags.FLAGS.weights not in ("mean", "sample"):
+        raise _app.unknown("--weights", flags.FLAGS.weights, ("mean", "sample"))
+    if flags.FLAGS.episodes < 1:
+        raise _app.UserError(f"--episodes={flags.FLAGS.episodes}: must be greater than 0")
+    from varshare_jax.runner import evaluate_run  # --help stays quick
+
+    scores = evaluate_run(Path(flags.FLAGS.run), episodes=flags.FLAGS.episodes,
+                          weights=flags.FLAGS.weights, seed=flags.FLAGS.eval_seed)
+    _print(scores)
+    if flags.FLAGS.out:
+        from varshare_jax.monitoring import write_json
+
+        write_json(Path(flags.FLAGS.out), scores)
+
+
+def _print(scores: dict) -> None:
+    """Mean over seeds with the deviation between them, and the success rate if there is one."""
+    import numpy as np
+
+    print(json.dumps({k: scores[k] for k in ("run", "update", "weights", "episodes")}))
+    columns = [name for name in ("return", "success") if name in scores]
+    print(f"{'task':<20}" + "".join(f"{name:>20}" for name in columns))
+    rows = {name: np.asarray(scores[name], float) for name in columns}
+    for m, task in enumerate((*scores["task_names"], "mean over tasks")):
+        cells = [values[:, m] if m < values.shape[1] else values.mean(1)
+                 for values in rows.values()]
+        print(f"{task:<20}" + "".join(f"{c.mean():>12.2f} ± {c.std():<5.2f}" for c in cells))
+
+
+def main() -> None:
+    """Entry point of `varshare-evaluate`."""
+    flags.DEFINE_string("run", "", "folder of the run to play")
+    flags.DEFINE_string("weights", "mean", "weights to play with (mean | sample)")
+    flags.DEFINE_integer("episodes", 50, "episodes per task and seed")
+    flags.DEFINE_integer("eval_seed", 1, "seed of the episodes; training never uses it")
+    flags.DEFINE_string("out", "", "file for the scores as JSON")
+    _app.run(_main)
+
+
+if __name__ == "__main__":
+    main()
