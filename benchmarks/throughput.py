@@ -38,11 +38,8 @@ def main(argv: list[str] | None = None) -> int:
         for index in range(args.rounds):
             order = names if index % 2 == 0 else names[::-1]
             rounds.append(_round(args, index, order, Path(scratch)))
-    report = _report(args, names, rounds, load)
-    print(_table(report))
-    if args.out:
-        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.out).write_text(json.dumps(report, indent=1) + "\n")
+            _write(args.out, _report(args, names, rounds, load))
+    print(_table(_report(args, names, rounds, load)))
     missing = args.rounds * len(names) - sum(map(len, rounds))
     if missing:
         print(f"{missing} measurements failed or were not made", file=sys.stderr)
@@ -51,7 +48,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes, few cases, one round, no file")
+    parser.add_argument("--smoke", action="store_true",
+                        help="tiny sizes, few cases, one round, no file")
     parser.add_argument("--rounds", type=int, help="measurements of each case (default 5)")
     parser.add_argument("--window", type=float, help="seconds timed at least (default 2)")
     parser.add_argument("--purejaxrl", metavar="PATH", help="checkout of purejaxrl")
@@ -131,6 +129,12 @@ def _cache(name: str, index: int) -> str:
     if name == COLD:
         return f"start-{index}"
     return f"start-{index - index % 2}" if name == WARM else "shared"
+
+
+def _write(path: str, report: dict[str, Any]) -> None:
+    if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(json.dumps(report, indent=1) + "\n")
 
 
 def _load() -> float:

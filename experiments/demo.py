@@ -15,8 +15,8 @@ from varshare_jax.report import write_report
 
 METHODS = ("varshare", "hard_sharing", "l2_soft", "independent")
 SETTINGS = {
-    "suite": "cartpole10", "num_seeds": 4, "total_steps": 3_000_000, "ppo.num_envs": 64,
-    "run.log_every": 4, "run.eval_every": 4, "run.checkpoint_every": 12,
+    "suite": "cartpole10", "num_seeds": 4, "total_steps": 2_000_000, "ppo.num_envs": 64,
+    "run.log_every": 2, "run.eval_every": 2, "run.checkpoint_every": 8,
 }
 
 _FOLDER = flags.DEFINE_string("folder", "runs/demo", "where the runs and the report go")

@@ -18,11 +18,18 @@ def flipout(x: jax.Array, kernel: Gaussian, bias: Gaussian, key: jax.Array) -> j
     """
     kernel_key, bias_key, in_key, out_key = jax.random.split(key, 4)
     y = x @ kernel.mean + bias.mean
-    signs_in = jax.random.rademacher(in_key, x.shape, x.dtype)
-    signs_out = jax.random.rademacher(out_key, y.shape, x.dtype)
+    signs_in, signs_out = _signs(in_key, x.shape), _signs(out_key, y.shape)
     kernel_noise = kernel.std * jax.random.normal(kernel_key, kernel.mean.shape)
     bias_noise = bias.std * jax.random.normal(bias_key, bias.mean.shape)
     return y + ((x * signs_in) @ kernel_noise + bias_noise) * signs_out
+
+
+def _signs(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Independent fair ±1: 32 to a random word, where `jax.random.rademacher` spends one each."""
+    *leading, size = shape
+    words = jax.random.bits(key, (*leading, -(-size // 32)))
+    bits = (words[..., None] >> jnp.arange(32, dtype=words.dtype)) & 1
+    return 2.0 * bits.reshape(*leading, -1)[..., :size] - 1.0
 
 
 def local(x: jax.Array, kernel: Gaussian, bias: Gaussian, key: jax.Array) -> jax.Array:
