@@ -24,8 +24,8 @@ lint: install  ## what CI refuses
 test: install  ## the tests (about 8 minutes on 2 cores the first time, less with a warm cache)
 	$(BIN)/python -m pytest
 
-bench: install  ## throughput against peers (needs a quiet machine)
-	$(BIN)/python -m benchmarks.throughput --out=benchmarks/results/throughput.json
+bench: install  ## throughput; peers through BENCH_FLAGS, see benchmarks/throughput.py
+	$(BIN)/python -m benchmarks.throughput --out=benchmarks/results/throughput.json $(BENCH_FLAGS)
 
 bench-smoke: install  ## the benchmarks at tiny sizes: do they still run?
 	$(BIN)/python -m benchmarks.throughput --smoke

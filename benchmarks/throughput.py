@@ -62,6 +62,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--only: unknown {', '.join(sorted(unknown))}; one of {', '.join(GROUPS)}")
     if args.purejaxrl and not args.peer_python:
         parser.error("--purejaxrl needs --peer_python")
+    # Absolute, because the processes start elsewhere; a venv's Python must stay a link.
+    args.purejaxrl = args.purejaxrl and os.path.abspath(args.purejaxrl)
+    args.peer_python = args.peer_python and os.path.abspath(args.peer_python)
     quick = args.smoke
     args.rounds = args.rounds or (1 if quick else 5)
     args.window = args.window if args.window is not None else (0.05 if quick else 2.0)

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
     print("| act | learn | held for | estimator | ratio std, first update | ratio std, mean "
-          "| ratio std, last | first KL, mean | IQM return | steps/s |\n" + "|---" * 10 + "|")
+          "| ratio std, last | first KL, mean | IQM return |\n" + "|---" * 9 + "|")
     for act, learn, hold, estimator in choices():
         run_dir = f"{_FOLDER.value}/{act}_{learn}_{hold}_{estimator}"
         config = replace(vs.Config(), {
@@ -51,10 +51,9 @@ def main(argv: list[str]) -> None:
         first_kl = np.mean([row["first_approx_kl"] for row in rows])
         iqm = interquartile_mean(np.asarray(result.summary["eval"]["return"]))
         held = hold if act == "sample" else "—"
-        speed = result.summary["steps_per_second"] / 1000
         print(f"| {act} | {learn} | {held} | {estimator if learn == 'sample' else '—'} "
               f"| {spread[0]:.3f} | {np.mean(spread):.3f} | {spread[-1]:.3f} | {first_kl:.4f} "
-              f"| {iqm:.0f} | {speed:.0f} k |", flush=True)
+              f"| {iqm:.0f} |", flush=True)
 
 
 if __name__ == "__main__":
