@@ -56,7 +56,7 @@ class Cli:
     def __call__(self, *arguments, **options) -> subprocess.CompletedProcess:
         return self.end(self.start(*arguments, **options))
 
-    def start(self, *arguments, before: str = "", optimize: bool = False) -> subprocess.Popen:
+    def start(self, *arguments, before: str = "") -> subprocess.Popen:
         """Starts it with flags or Configs; `before` is Python code to run ahead of it."""
         command = ["-m", "varshare_jax.cli.train"]
         if before:
@@ -64,7 +64,7 @@ class Cli:
         given = [flag for a in arguments for flag in ([a] if isinstance(a, str) else _flags(a))]
         return subprocess.Popen(
             [sys.executable, *command, *given], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, env=os.environ | ({} if optimize else QUICK))
+            text=True, env=os.environ | QUICK)
 
     def end(self, process: subprocess.Popen) -> subprocess.CompletedProcess:
         """Waits for it; one that hangs is killed and fails the test."""

@@ -170,6 +170,7 @@ def test_varshare_penalty_is_beta_kl_over_samples():
     np.testing.assert_allclose(cost, 3.0 * each * size / config.samples_per_task, rtol=1e-4)
     layers = sum(v for k, v in metrics.items() if k.startswith("kl/"))
     np.testing.assert_allclose(layers, metrics["kl"], rtol=1e-5)
+    assert all(not v.any() for k, v in metrics.items() if k.startswith("shift/")), "μ is 0"
 
 
 def test_l2_soft_penalty_is_the_squared_norm():

@@ -283,9 +283,12 @@ def test_a_finished_run_whose_checkpoints_are_gone_still_has_its_summary(finishe
 
 
 def test_sixteen_seeds_do_not_hang(cli, tiny, tmp_path):
-    """Orthogonal initialisation batched over seeds waits for XLA's CPU threads for ever."""
-    settings = tiny(suite="cartpole", num_seeds=16, total_steps=32, run_dir=str(tmp_path / "run"))
-    done = cli(settings, optimize=True)
+    """Orthogonal initialisation batched over seeds waits for XLA's CPU threads for ever: not on
+    every suite and machine, but with the 16 × 10 networks here it does.
+    """
+    settings = tiny(suite="cartpole10", method="independent", num_seeds=16, total_steps=160,
+                    run_dir=str(tmp_path / "run"), **{"network.hidden": (64, 64)})
+    done = cli(settings)
     assert (done.returncode, done.stderr) == (0, "")
     scores = json.loads((tmp_path / "run" / "summary.json").read_text())["eval"]["return"]
-    assert [len(row) for row in scores] == [1] * 16
+    assert [len(row) for row in scores] == [10] * 16

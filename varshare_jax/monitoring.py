@@ -67,7 +67,7 @@ class RunWriter(NullWriter):
     """JSON lines `train.jsonl` and `eval.jsonl`, and TensorBoard events of the same.
 
     On resume, rows after `update` are dropped: training will write them again, as it will
-    the evaluation at `total`, which follows the last checkpoint. A full disk raises OSError at once.
+    the evaluation at `total`, which follows the last checkpoint. A full disk raises OSError.
     """
 
     def __init__(self, folder: Path, task_names: tuple[str, ...], update: int, env_steps: int,

@@ -51,13 +51,18 @@ class VarShare(Method):
         return sample_tree(task, key)
 
     def penalty(self, task, scalars):
-        """β KL(q_m ‖ p) / n; metrics in nats: KL in all and of each layer, and q's scales."""
+        """β KL(q_m ‖ p) / n; metrics in nats: KL in all and of each layer, and q's scales.
+
+        `shift/<layer>` is the part that μ pays, Σ μ² / (2 σ_prior²): zero until a task departs.
+        """
         prior_std = scalars["varshare.sigma_prior"]
         nats = by_layer(task, lambda q: jnp.sum(kl_divergence(q, prior_std)), is_gaussian)
+        shift = by_layer(task, lambda q: jnp.sum(jnp.square(q.mean / prior_std)) / 2, is_gaussian)
         total = sum(nats.values())
         posteriors = jax.tree.leaves(task, is_leaf=is_gaussian)
         size = sum(q.mean.size for q in posteriors)
         metrics = {"kl": total, **{f"kl/{layer}": kl for layer, kl in nats.items()},
+                   **{f"shift/{layer}": kl for layer, kl in shift.items()},
                    "sigma": sum(jnp.sum(q.std) for q in posteriors) / size,
                    "abs_mu": sum(jnp.sum(jnp.abs(q.mean)) for q in posteriors) / size}
         return scalars["varshare.beta"] * total / self.config.samples_per_task, metrics

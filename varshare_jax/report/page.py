@@ -81,9 +81,13 @@ _HEADLINE = ("Return of the final evaluation. IQM: mean of the middle half of al
              "by one task's forward pass, stored ones by all tasks. Env steps are per seed, "
              "summed over tasks.")
 _SPECIALIZATION = {
+    "shift": ("nats that each task pays for its shift",
+              "The part of the KL divergence that comes from the posterior means, Σ μ² / "
+              "(2 σ_prior²): what each task departs from the shared weights, layer by layer; mean "
+              "over seeds at the last logged update."),
     "kl": ("KL divergence from the prior, in nats",
-           "How far each task's posterior has moved from the prior, layer by layer; mean over "
-           "seeds at the last logged update."),
+           "The whole divergence of each task's posterior, its spread included, layer by layer; "
+           "mean over seeds at the last logged update."),
     "l2": ("Squared norm of the residuals",
            "How far each task's weights lie from the shared ones, layer by layer; mean over "
            "seeds at the last logged update."),
