@@ -47,10 +47,12 @@ def test_a_resumed_run_is_bit_identical_to_one_never_stopped(cli, interrupted, f
     else:
         assert half.process.returncode == -9
     run = copy_of(half, tmp_path / "run")
-    done = cli(run.settings, "--resume")
+    process = cli.start(run.settings, "--resume")
+    straight = finished(method)  # on the other core meanwhile
+    done = cli.end(process)
     assert (done.returncode, done.stderr) == (0, "")
     assert "resuming at update 4 of 6" in done.stdout
-    assert_same_run(run.folder, finished(method).folder)
+    assert_same_run(run.folder, straight.folder)
 
 
 def damage_newest(folder: Path) -> None:
@@ -164,9 +166,7 @@ def test_kills_at_random_moments_lose_no_more_than_the_work_since_the_last_check
     settings = tiny(suite="cartpole", method="hard_sharing", total_steps=updates * 16,
                     run_dir=str(tmp_path / "killed"), **{"run.checkpoint_every": 1})
     straight = config.replace(settings, {"run_dir": str(tmp_path / "straight")})
-    with quick_compile():
-        runner.train(straight, quiet=True)
-        like = jax.eval_shape(Learner.make(settings).init_seeds)
+    like = jax.eval_shape(Learner.make(settings).init_seeds)
     folder, moments, kills, safe = tmp_path / "killed", random.Random(20), 0, 0
     for starting in (False, True, False):
         kills += kill_at_random(cli, [settings], folder, moments, starting)
@@ -180,7 +180,10 @@ def test_kills_at_random_moments_lose_no_more_than_the_work_since_the_last_check
         assert logged == list(range(1, len(logged) + 1))
         assert safe <= len(logged) <= safe + 1
     assert kills >= 2
-    done = cli(settings, "--resume")
+    process = cli.start(settings, "--resume")
+    with quick_compile():
+        runner.train(straight, quiet=True)
+    done = cli.end(process)
     assert (done.returncode, done.stderr) == (0, "")
     assert_same_run(folder, tmp_path / "straight")
 
