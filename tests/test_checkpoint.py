@@ -1,10 +1,13 @@
+import itertools
 import json
 import resource
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from varshare_jax import checkpoint
@@ -90,6 +93,58 @@ def test_a_damaged_newer_checkpoint_does_not_push_out_a_sound_one(saved):
     checkpoint.save(saved, 3, make_state(3), keep=1)
     assert names(saved) == ["3"]
     assert_equal(checkpoint.restore_newest(saved, shapes(), no_warning)[0], make_state(3))
+
+
+class Killed(BaseException):
+    """Ends a save as a kill does: no handler of errors gets to tidy up."""
+
+
+def kill_at(monkeypatch, moment):
+    """Ends the save at the moment-th of its steps on the disk, before that step is taken."""
+    steps, inside = itertools.count(), []
+
+    def guard(owner, name):
+        function = getattr(owner, name)
+
+        def step(*given, **named):
+            if not inside and next(steps) == moment:
+                raise Killed
+            inside.append(name)  # what orbax does in turn is its own affair
+            try:
+                return function(*given, **named)
+            finally:
+                inside.pop()
+
+        monkeypatch.setattr(owner, name, step)
+
+    for owner, name in ((Path, "mkdir"), (Path, "rename"), (Path, "write_text"),
+                        (shutil, "rmtree"), (ocp.PyTreeCheckpointer, "save")):
+        guard(owner, name)
+
+
+def test_a_kill_at_any_step_of_a_save_leaves_only_whole_checkpoints(saved, monkeypatch):
+    (saved / "9").mkdir()  # damaged, so that it goes as well
+    outcomes = []
+    for moment in itertools.count():
+        with monkeypatch.context() as patched:
+            kill_at(patched, moment)
+            try:
+                checkpoint.save(saved, 3, make_state(3), keep=1)
+            except Killed:
+                outcomes.append("killed")
+            else:
+                break
+        shutil.rmtree(saved / "9", ignore_errors=True)
+        state, update = checkpoint.restore_newest(saved, shapes(), no_warning)
+        assert_equal(state, make_state(update))
+        outcomes.append(update)
+        if update == 3:  # killed while tidying up: again from where it began
+            shutil.rmtree(saved / "3")
+            checkpoint.save(saved, 2, make_state(2), keep=1)
+        (saved / "9").mkdir()
+    assert names(saved) == ["3"]
+    assert outcomes.count("killed") >= 5
+    assert {2, 3} < set(outcomes)
 
 
 def test_saving_again_replaces(saved):

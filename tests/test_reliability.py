@@ -286,12 +286,18 @@ def test_a_finished_run_whose_checkpoints_are_gone_still_has_its_summary(finishe
 
 
 def test_sixteen_seeds_do_not_hang(cli, tiny, tmp_path):
-    """Orthogonal initialisation batched over seeds waits for XLA's CPU threads for ever: not on
-    every suite and machine, but with the 16 × 10 networks here it does.
+    """Orthogonal initialisation batched over seeds may wait for XLA's CPU threads for ever.
+
+    With the 16 × 10 networks here that happened every other time, so it is done a few times over.
     """
     settings = tiny(suite="cartpole10", method="independent", num_seeds=16, total_steps=160,
                     run_dir=str(tmp_path / "run"), **{"network.hidden": (64, 64)})
-    done = cli(settings)
+    done = cli(settings, before="""
+from varshare_jax.learner import Learner
+def again_and_again(self, init=Learner.init_seeds):
+    return [init(self) for _ in range(8)][-1]
+Learner.init_seeds = again_and_again
+""")
     assert (done.returncode, done.stderr) == (0, "")
     scores = json.loads((tmp_path / "run" / "summary.json").read_text())["eval"]["return"]
     assert [len(row) for row in scores] == [10] * 16
