@@ -10,7 +10,7 @@ install: $(STAMP)  ## make .venv with the pinned dependencies and the console sc
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "error: PYTHON=$(PYTHON) is older than the Python 3.11 that varshare_jax needs"; exit 2; }
+		{ echo "error: PYTHON=$(PYTHON): not found, or older than Python 3.11"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

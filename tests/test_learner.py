@@ -7,6 +7,7 @@ import pytest
 
 from varshare_jax import config as C
 from varshare_jax.devices import Layout, choose_axis
+from varshare_jax.errors import UserError
 from varshare_jax.evaluation import evaluate, evaluation_key
 from varshare_jax.learner import Learner
 from varshare_jax.normalization import initial_stats, normalize, update_stats
@@ -107,3 +108,10 @@ def test_evaluation_keys_never_meet_training_keys():
              for s in range(50) for u in range(20)}
     assert len(fresh) == 1000
     assert not used & fresh
+
+
+@pytest.mark.parametrize("bad", [{"seed": 10**20}, {"ppo.minibatches": 7}, {"ppo.discount": 1.5},
+                                 {"ppo.learning_rate": float("nan")}, {"network.hidden": ()}])
+def test_settings_that_cannot_work_are_refused(bad):
+    with pytest.raises(UserError, match=f"--{next(iter(bad))}"):
+        tiny(**bad)

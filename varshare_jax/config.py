@@ -141,6 +141,8 @@ class Config:
         for name in _UNIT:
             if not 0 <= (value := get(self, name)) <= 1:
                 raise UserError(f"--{name}={value}: must lie in [0, 1]")
+        if self.seed + self.num_seeds > 2**31:
+            raise UserError(f"--seed={self.seed}: seed + num_seeds must stay below 2147483648")
         if not self.network.hidden or min(self.network.hidden) <= 0:
             raise UserError(f"--network.hidden={self.network.hidden}: widths must be positive")
         if self.samples_per_task % self.ppo.minibatches:
