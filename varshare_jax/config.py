@@ -7,7 +7,6 @@ vmapped beside the seeds without compiling again (see `Config.scalars`).
 
 import dataclasses
 import math
-import types
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -218,8 +217,7 @@ def _cast(leaf: Leaf, value: Any) -> Any:
         return tuple(value)
     if isinstance(leaf.value, float) and type(value) is int:
         return float(value)
-    expected = types.GenericAlias if isinstance(leaf.value, tuple) else type(leaf.value)
-    if type(value) is not expected:
+    if type(value) is not type(leaf.value):
         raise UserError(f"{leaf.name}={value!r}: must be of type {type(leaf.value).__name__}")
     return value
 

@@ -66,18 +66,18 @@ class Learner:
         run all seeds in step; large ones (on a CPU) a few at a time, which stay in its caches.
         """
         run = functools.partial(self._run_chunk, count)
-        return jax.lax.map(run, state, batch_size=self.seeds_at_once)
+        return jax.lax.map(run, state, batch_size=self.seeds_at_once(state.update.shape[0]))
 
-    @property
-    def seeds_at_once(self) -> int:
-        """Seeds vmapped together: a divisor of S, all of them on an accelerator."""
-        config = self.problem.config
+    def seeds_at_once(self, seeds: int) -> int:
+        """How many of the `seeds` on one device are vmapped together.
+
+        All on an accelerator; else a divisor, so that no remainder is compiled as a second program.
+        """
         if jax.default_backend() != "cpu":
-            return config.num_seeds
-        envs = self.problem.suite.num_tasks * config.ppo.num_envs
+            return seeds
+        envs = self.problem.suite.num_tasks * self.problem.config.ppo.num_envs
         fit = max(1, _ENVS_IN_STEP // envs)
-        return max(d for d in range(1, config.num_seeds + 1)
-                   if config.num_seeds % d == 0 and d <= fit)
+        return max(d for d in range(1, seeds + 1) if seeds % d == 0 and d <= fit)
 
     def _run_chunk(self, count: jax.Array, state: TrainState) -> tuple[TrainState, Metrics]:
         shapes = jax.eval_shape(self.update, state)[1]

@@ -276,15 +276,20 @@ def _mean_over_updates(values: np.ndarray) -> np.ndarray:
 
 def _check_same(folder: Path, config: Config) -> None:
     """Raises UserError naming the first field in which a folder's run differs from `config`."""
-    try:
-        stored = from_dict(json.loads((folder / "config.json").read_text()))
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"--run_dir={folder}: its config.json cannot be read: {error}") from error
+    stored = _read_config("--run_dir", folder)
     for here, there in zip(leaves(config), leaves(stored), strict=True):
         if here.name != "run_dir" and here.value != there.value:
             raise UserError(
                 f"--run_dir={folder}: holds a run with --{here.name}={_flag(there.value)}, now "
                 f"{_flag(here.value)}; name another folder or repeat its settings")
+
+
+def _read_config(flag: str, folder: Path) -> Config:
+    """The config that a run was started with; UserError naming `flag` if it is not readable."""
+    try:
+        return from_dict(json.loads((folder / "config.json").read_text()))
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{flag}={folder}: its config.json cannot be read: {error}") from error
 
 
 def _flag(value: Any) -> str:
@@ -319,7 +324,7 @@ def evaluate_run(folder: Path, *, episodes: int = 50, weights: str = "mean",
     """
     if not (folder / "config.json").exists():
         raise UserError(f"--run={folder}: not a run (no config.json in it)")
-    config = from_dict(json.loads((folder / "config.json").read_text()))
+    config = _read_config("--run", folder)
     use_cpu_cores(config.run.devices)
     environment.use_compile_cache(config.run.compile_cache)
     learner = Learner.make(config)

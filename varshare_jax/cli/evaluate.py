@@ -9,9 +9,13 @@ same as JSON.
 import json
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 
 from varshare_jax.cli import _app
+from varshare_jax.evaluation import WEIGHTS
+from varshare_jax.monitoring import write_json
+from varshare_jax.runner import evaluate_run
 
 
 def _main(argv: list[str]) -> None:
@@ -19,25 +23,19 @@ def _main(argv: list[str]) -> None:
         raise _app.UserError(f"argument {argv[1]}: unexpected; flags are written --name=value")
     if not flags.FLAGS.run:
         raise _app.UserError("--run: name the folder of a run, such as runs/my_run")
-    if flags.FLAGS.weights not in ("mean", "sample"):
-        raise _app.unknown("--weights", flags.FLAGS.weights, ("mean", "sample"))
+    if flags.FLAGS.weights not in WEIGHTS:
+        raise _app.unknown("--weights", flags.FLAGS.weights, WEIGHTS)
     if flags.FLAGS.episodes < 1:
         raise _app.UserError(f"--episodes={flags.FLAGS.episodes}: must be greater than 0")
-    from varshare_jax.runner import evaluate_run  # --help stays quick
-
     scores = evaluate_run(Path(flags.FLAGS.run), episodes=flags.FLAGS.episodes,
                           weights=flags.FLAGS.weights, seed=flags.FLAGS.eval_seed)
     _print(scores)
     if flags.FLAGS.out:
-        from varshare_jax.monitoring import write_json
-
         write_json(Path(flags.FLAGS.out), scores)
 
 
 def _print(scores: dict) -> None:
     """Mean over seeds with the deviation between them, and the success rate if there is one."""
-    import numpy as np
-
     print(json.dumps({k: scores[k] for k in ("run", "update", "weights", "episodes")}))
     columns = [name for name in ("return", "success") if name in scores]
     print(f"{'task':<20}" + "".join(f"{name:>20}" for name in columns))

@@ -13,6 +13,7 @@ the end, summary.json. A stopped or killed run goes on with --resume and the sam
 from absl import flags
 
 from varshare_jax.cli import _app
+from varshare_jax.runner import train
 
 
 def _main(argv: list[str]) -> None:
@@ -21,8 +22,6 @@ def _main(argv: list[str]) -> None:
     config = _app.config_from_flags()
     if not config.run_dir:
         raise _app.UserError("--run_dir: name a folder for the run, such as runs/my_run")
-    from varshare_jax.runner import train  # after the flags: --help stays quick
-
     train(config, resume=flags.FLAGS.resume, presets=tuple(flags.FLAGS.preset))
 
 
