@@ -1,5 +1,7 @@
 """One test parameterised over every registered method, and the identities between methods."""
 
+import dataclasses
+
 import distrax
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,7 @@ ALL = sorted(METHODS)
 
 def network(method: str, space="discrete", **overrides) -> MultiTaskNetwork:
     config = C.replace(C.Config(method=method), {"network.hidden": (8, 8), **overrides})
-    return MultiTaskNetwork(methods.make(config), D, SPACES[space], M)
+    return MultiTaskNetwork(methods.make(config, M), D, SPACES[space])
 
 
 def observations():
@@ -41,11 +43,11 @@ def randomised(net: MultiTaskNetwork):
 def test_shapes_under_jit_and_vmap_over_seeds(method, space):
     net = network(method, space)
     states = jax.lax.map(net.init, jax.random.split(jax.random.key(0), 2))
-    policy, value = jax.jit(jax.vmap(net.policy_and_value, in_axes=(0, None)))(
+    policy, value = jax.jit(jax.vmap(net.policy_and_critic, in_axes=(0, None)))(
         states, observations())
     assert isinstance(policy, distrax.Distribution)
     assert policy.batch_shape == (2, M, B)
-    assert value.shape == (2, M, B)
+    assert value.shape == (2, M, B, 1)
     action = policy.sample(seed=jax.random.key(0))
     assert action.shape == ((2, M, B) if space == "discrete" else (2, M, B, 2))
     assert bool(jnp.isfinite(policy.log_prob(action)).all())
@@ -58,21 +60,22 @@ def test_task_leaves_lead_with_tasks_and_their_gradients_stay_apart(method):
     variables = randomised(net)
 
     def loss(variables):
-        policy, value = net.policy_and_value(variables, observations())
+        policy, value = net.policy_and_critic(variables, observations())
         return policy.logits[0].sum() + value[0].sum()
 
     grads = jax.grad(loss)(variables)
     for leaf in jax.tree.leaves(grads["task"]):
         assert leaf.shape[0] == M
         np.testing.assert_array_equal(leaf[1:], 0)
-    assert any(np.abs(leaf[0]).max() > 0 for leaf in jax.tree.leaves(grads["task"]))
+    own = jax.tree.leaves(grads["task"])
+    assert any(np.abs(leaf[0]).max() > 0 for leaf in own) or method == "one_hot" and not own
 
 
 @pytest.mark.parametrize("method", ALL)
 def test_mean_weights_are_deterministic(method):
     net, obs = network(method), observations()
     variables = randomised(net)
-    first, second = net.policy_and_value(variables, obs), net.policy_and_value(variables, obs)
+    first, second = net.policy_and_critic(variables, obs), net.policy_and_critic(variables, obs)
     np.testing.assert_array_equal(first[0].logits, second[0].logits)
     np.testing.assert_array_equal(first[1], second[1])
 
@@ -95,16 +98,156 @@ def sizes():
 
 @pytest.mark.parametrize("method", ALL)
 def test_parameter_counts(method):
+    """(active, merged, stored), counted by hand."""
     trunk, heads = sizes()
+    plain, context = trunk + heads, 2 * 8 * M  # rows of a one-hot or of an embedding of size M
+    router = 2 * (2 * 72 + (8 * 4 + 4) + (4 * 8 + 8) + (8 * 2 + 2))  # g, modules' weights
+    modules = 2 * 2 * 2 * 72  # sides × layers × modules, each 8 × 8 and a bias
+    soft = plain + router - 2 * 72 + modules
     expected = {
-        "independent": (trunk + heads, M * (trunk + heads)),
-        "hard_sharing": (trunk + heads, trunk + M * heads),
-        "l2_soft": (2 * (trunk + heads), (1 + M) * (trunk + heads)),
-        "varshare": (3 * (trunk + heads), (1 + 2 * M) * (trunk + heads)),
+        "independent": (plain, plain, M * plain),
+        "hard_sharing": (plain, plain, trunk + M * heads),
+        "pcgrad": (plain, plain, trunk + M * heads),
+        "cagrad": (plain, plain, trunk + M * heads),
+        "l2_soft": (2 * plain, plain, (1 + M) * plain),
+        "varshare": (3 * plain, plain, (1 + 2 * M) * plain),
+        "one_hot": (plain + context, plain, plain + context),
+        "contextual": (plain + context + M, plain, plain + context + M * M),
+        "paco": (5 * plain + 5, plain, 5 * plain + M * 5),
+        "soft_modularization": (soft + 16, soft + 16, soft + M * 16),
     }
-    net = network(method)
+    net = network(method, **{"contextual.size": M})
     counts = net.num_parameters(net.init(jax.random.key(0)))
-    assert (counts["active"], counts["stored"]) == expected[method]
+    assert (counts["active"], counts["merged"], counts["stored"]) == expected[method]
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_merged_parameters_play_alone(method):
+    """What `merge` returns is a plain network of each task, whose mean weights act the same."""
+    net, obs = network(method), observations()
+    variables = randomised(net)
+    merged = net.merge(variables)
+    for task in range(M):
+        alone = net.module.apply({"params": jax.tree.map(lambda x, m=task: x[m], merged)},
+                                 obs[task], method="policy")
+        np.testing.assert_allclose(alone.logits, net.policy(variables, obs).logits[task],
+                                   rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["hard_sharing", "varshare", "paco", "one_hot"])
+def test_gradients_of_copies_sum_to_the_shared_gradient(method):
+    """With `shared_axis=0` every task has a copy; its gradient is that task's alone."""
+    net, obs = network(method), observations()
+    variables = randomised(net)
+    apart = dataclasses.replace(net, shared_axis=0)
+    copies = jax.tree.map(lambda p: jnp.broadcast_to(p, (M, *p.shape)), variables["shared"])
+
+    def loss(net, shared, tasks):
+        return jnp.sum(tasks[:, None] * net.value({**variables, "shared": shared}, obs) ** 2)
+
+    every = jnp.ones(M)
+    of_copies = jax.grad(loss, 1)(apart, copies, every)
+    whole = jax.grad(loss, 1)(net, variables["shared"], every)
+    second = jax.grad(loss, 1)(net, variables["shared"], jnp.eye(M)[1])
+    for copy, total, one in zip(*map(jax.tree.leaves, (of_copies, whole, second)), strict=True):
+        np.testing.assert_allclose(copy.sum(0), total, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(copy[1], one, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["contextual", "one_hot"])
+@pytest.mark.parametrize("torso", ["mlp", "bronet"])
+def test_context_is_an_input(method, torso):
+    """Folding the context into biases equals concatenating it to the observation."""
+    net, obs = network(method, **{"network.torso": torso}), observations()
+    variables = randomised(net)
+    for task in range(M):
+        context = (jax.nn.one_hot(task, M) if method == "one_hot"
+                   else variables["task"]["embedding"][task])
+        told = jnp.concatenate([obs[task], jnp.broadcast_to(context, (B, context.size))], -1)
+        plain = net.module.apply({"params": variables["shared"]}, told, method="policy")
+        np.testing.assert_allclose(plain.logits, net.policy(variables, obs).logits[task],
+                                   rtol=1e-5, atol=1e-5)
+
+
+def test_paco_with_one_hot_coefficients_is_k_networks():
+    """w_m = e_m: task m plays base m, a network of its own."""
+    paco, independent = network("paco", **{"paco.bases": M}), network("independent")
+    bases = randomised(paco)["shared"]
+    variables = {"shared": bases, "task": {"coefficients": jnp.eye(M)}}
+    for ours, theirs in ((paco.policy, independent.policy), (paco.value, independent.value)):
+        a = ours(variables, observations())
+        b = theirs({"shared": {}, "task": bases}, observations())
+        for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-6)
+
+
+def test_paco_leaves_extreme_tasks_out_and_draws_them_again():
+    net = network("paco", **{"paco.loss_threshold": 10.0})
+    variables, scalars = net.init(jax.random.key(0)), {"paco.loss_threshold": jnp.float32(10)}
+    losses = jnp.array([1.0, 50.0, -2.0])
+    np.testing.assert_array_equal(net.method.weigh(losses, scalars), [1.0, 0.0, -2.0])
+    old = variables["task"]["coefficients"]
+    new = net.method.after_update(variables, losses, scalars, jax.random.key(1))
+    new = new["task"]["coefficients"]
+    np.testing.assert_array_equal(new[jnp.array([0, 2])], old[jnp.array([0, 2])])
+    share = np.linalg.lstsq(np.stack([old[0], old[2]], 1), np.asarray(new[1]), rcond=None)[0]
+    np.testing.assert_allclose(share.sum(), 1.0, rtol=1e-4)
+    assert (share > 0).all()
+    for everything in (jnp.full(M, 99.0), jnp.full(M, jnp.nan)):
+        kept = net.method.after_update(variables, everything, scalars, jax.random.key(1))
+        np.testing.assert_array_equal(kept["task"]["coefficients"], old)
+        np.testing.assert_array_equal(net.method.weigh(everything, scalars), 0.0)
+
+
+def test_soft_modularization_with_uniform_routing_is_the_mean_of_modules():
+    """With the router's last weights at zero, every layer averages its modules."""
+    net, obs = network("soft_modularization"), observations()
+    variables = randomised(net)
+    side = variables["shared"]["actor"]
+    for name in ("router_0", "router_1"):
+        side[name] = jax.tree.map(jnp.zeros_like, side[name])
+    for task in range(M):
+        x = obs[task]
+        for layer in ("0", "1"):
+            x = jnp.tanh(x @ side["base"][layer]["kernel"] + side["base"][layer]["bias"])
+        for layer in ("modules_0", "modules_1"):
+            outputs = [x @ side[layer][n] + side[f"{layer}_bias"][n] for n in range(2)]
+            x = jnp.tanh(sum(outputs) / 2)
+        head = variables["shared"]["actor_head"]
+        logits = x @ head["kernel"] + head["bias"]
+        np.testing.assert_allclose(logits - jax.nn.logsumexp(logits, -1, keepdims=True),
+                                   net.policy(variables, obs).logits[task], rtol=1e-4, atol=1e-4)
+
+
+def test_soft_modularization_routes_by_task_and_state():
+    net = network("soft_modularization")
+    variables = randomised(net)
+    obs = jnp.broadcast_to(observations()[0], (M, B, D))
+    logits = net.policy(variables, obs).logits
+    assert np.abs(logits[0] - logits[1]).max() > 1e-3
+
+
+def test_l2_soft_tends_to_sharing():
+    """Fitting tasks to different targets: the residuals left shrink as 1/λ, towards one network."""
+    net, obs = network("l2_soft"), observations()
+    targets = jnp.array([-1.0, 0.0, 2.0])[:, None]
+
+    def distance(penalty):
+        def loss(variables):
+            fit = jnp.mean((net.value(variables, obs) - targets) ** 2)
+            return fit + net.penalty(variables, {"l2_soft.penalty": penalty})[0].sum()
+
+        @jax.jit
+        def fit(variables):
+            rate = 0.1 / (1 + penalty)
+            return jax.lax.fori_loop(0, 400, lambda _, v: jax.tree.map(
+                lambda p, g: p - rate * g, v, jax.grad(loss)(v)), variables)
+
+        after = fit(net.init(jax.random.key(0)))
+        return np.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(after["task"])))
+
+    free, tied, tight = (distance(penalty) for penalty in (0.0, 10.0, 1000.0))
+    assert free > 10 * tied > 100 * tight
 
 
 def test_zero_residuals_are_one_shared_network():
@@ -137,7 +280,7 @@ def test_varshare_without_noise_samples_its_mean():
 def test_varshare_draws_differ_between_tasks_and_keys():
     net = network("varshare")
     variables = net.init(jax.random.key(0))
-    first, second = (net.sample(variables, jax.random.key(k))["task"]["actor_0"]["kernel"]
+    first, second = (net.sample(variables, jax.random.key(k))["task"]["actor"]["0"]["kernel"]
                      for k in (1, 2))
     assert np.abs(first[0] - first[1]).max() > 1e-3
     assert np.abs(first - second).max() > 1e-3
@@ -148,10 +291,9 @@ def test_shared_gradient_is_the_sum_over_tasks_of_the_residuals():
     net, obs = network("varshare"), observations()
     variables = randomised(net)
     grads = jax.grad(lambda v: jnp.sum(net.value(v, obs) ** 2))(variables)
-    for layer, entries in grads["shared"].items():
-        for name, g in entries.items():
-            total = grads["task"][layer][name].mean.sum(0)
-            np.testing.assert_allclose(g, total, rtol=2e-4, atol=2e-4)
+    residuals = jax.tree.leaves(grads["task"], is_leaf=is_gaussian)
+    for g, residual in zip(jax.tree.leaves(grads["shared"]), residuals, strict=True):
+        np.testing.assert_allclose(g, residual.mean.sum(0), rtol=2e-4, atol=2e-4)
     scalars = {k: jnp.float32(v) for k, v in net.method.config.scalars().items()}
     kl_grads = jax.grad(lambda v: net.penalty(v, scalars)[0].sum())(variables)
     assert all(not g.any() for g in jax.tree.leaves(kl_grads["shared"]))
@@ -193,7 +335,7 @@ def test_estimators_reach_every_posterior_parameter(estimator):
     def loss(variables):
         noise = jax.random.key(3) if net.method.draws_per_example else None
         learning = variables if noise is not None else net.sample(variables, jax.random.key(3))
-        policy, value = net.policy_and_value(learning, observations(), noise)
+        policy, value = net.policy_and_critic(learning, observations(), noise)
         return jnp.sum(policy.log_prob(jnp.ones((M, B, 2)))) + jnp.sum(value**2)
 
     for q in jax.tree.leaves(jax.grad(loss)(variables)["task"], is_leaf=is_gaussian):

@@ -49,7 +49,7 @@ def test_gae_lambda_one_is_the_discounted_return_minus_value():
 def test_clipping_keeps_tasks_apart():
     grads = {"shared": {"a": jnp.array([3.0, 4.0])},
              "task": {"b": jnp.array([[0.0, 30.0], [0.1, 0.0]]), "c": jnp.array([40.0, 0.0])}}
-    clipped, norms = clip_by_task_norm(grads, 1.0)
+    clipped, norms = clip_by_task_norm(grads, 1.0, 2)
     np.testing.assert_allclose(clipped["shared"]["a"], [0.6, 0.8], rtol=1e-5)
     np.testing.assert_allclose(clipped["task"]["b"], [[0.0, 0.6], [0.1, 0.0]], rtol=1e-5)
     np.testing.assert_allclose(clipped["task"]["c"], [0.8, 0.0], rtol=1e-5)
@@ -109,7 +109,7 @@ def trained(kind: str, method: str, updates: int = 150, **overrides):
         "ppo.normalize_returns": False, "ppo.normalize_observations": False,
         "ppo.clip_value": False, **overrides})
     suite = Probe(kind)
-    network = MultiTaskNetwork(methods.make(config), 1, suite.action_space, 2)
+    network = MultiTaskNetwork(methods.make(config, 2), 1, suite.action_space)
     learner = Learner(Problem(config, suite, network))
     state = learner.init(jax.random.key(0))
     run = jax.jit(lambda s: jax.lax.scan(lambda s, _: learner.update(s), s, None, updates))

@@ -42,6 +42,9 @@ class PPOConfig:
     normalize_observations: bool = _field(True, "standardise observations per task, running")
     normalize_returns: bool = _field(True, "scale rewards per task by the running deviation "
                                            "of the discounted return")
+    popart_rate: float = _field(0.0, "rate at which PopArt's per-task value statistics follow the "
+                                     "returns, which the critic then predicts standardised; 0: "
+                                     "no PopArt")
     target_kl: float = _field(0.0, "skip the epochs left once the approximate KL of the policy "
                                    "exceeds this; 0 never does")
 
@@ -50,9 +53,21 @@ class PPOConfig:
 class NetworkConfig:
     """The network of one task; every method uses the same."""
 
-    hidden: tuple[int, ...] = _field((64, 64), "widths of the hidden layers, comma-separated")
+    hidden: tuple[int, ...] = _field((64, 64), "widths of the hidden layers, comma-separated; "
+                                               "bronet: one for the input layer, then one a block")
+    torso: str = _field("mlp", "hidden layers: plain or residual blocks",
+                        choices=("mlp", "bronet"))
+    trunk: str = _field("separate", "whether actor and critic have hidden layers of their own",
+                        choices=("separate", "shared"))
     activation: str = _field("tanh", "activation of the hidden layers",
                              choices=("tanh", "relu", "elu", "silu", "gelu"))
+    layer_norm: bool = _field(False, "LayerNorm before every activation of an mlp")
+    critic: str = _field("scalar", "what the critic puts out: a value, trained by squared error, "
+                                   "or a distribution over atoms, by cross-entropy (never "
+                                   "clipped)", choices=("scalar", "categorical"))
+    atoms: int = _field(101, "values of a categorical critic's support")
+    value_bound: float = _field(10.0, "a categorical critic's support is [-value_bound, "
+                                      "value_bound], in units of the normalised returns")
     initial_log_std: float = _field(0.0, "initial log standard deviation of continuous actions")
 
 
@@ -77,6 +92,41 @@ class L2SoftConfig:
     """L2-soft sharing."""
 
     penalty: float = _field(1e-3, "weight λ of each task's squared residual norm", traced=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class ContextualConfig:
+    """Contextual policies."""
+
+    size: int = _field(8, "entries of each task's embedding")
+
+
+@dataclasses.dataclass(frozen=True)
+class PaCoConfig:
+    """Parameter-compositional networks."""
+
+    bases: int = _field(5, "networks that tasks combine (K)")
+    loss_threshold: float = _field(100.0, "tasks whose loss exceeds this sit an update out and "
+                                          "draw new coefficients", traced=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftModularizationConfig:
+    """Soft modularization; presets soft_shallow (2 × 2) and soft_deep (4 × 4)."""
+
+    layers: int = _field(2, "layers of modules (L)")
+    modules: int = _field(2, "modules of each layer (n)")
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientsConfig:
+    """How tasks' gradients of the shared parameters become one."""
+
+    combine: str = _field("mean", "combiner", choices=("mean", "pcgrad", "cagrad"))
+    separately: bool = _field(True, "combine actor, critic and shared trunk each by itself")
+    cagrad_c: float = _field(0.4, "CAGrad's c: radius around the mean gradient, relative to its "
+                                  "norm", traced=True)
+    cagrad_rescale: bool = _field(True, "divide CAGrad's update by 1 + c²")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,10 +155,18 @@ class Config:
     seed: int = _field(0, "the first seed; the others follow")
     total_steps: int = _field(1_000_000, "environment steps per seed, summed over tasks")
     run_dir: str = _field("", "folder of the run; '' writes nothing")
+    capacity: str = _field("free", "matched: widths are scaled so that one task's forward pass "
+                                   "reads as many parameters as VarShare's does at "
+                                   "--network.hidden, within 2 %", choices=("free", "matched"))
     ppo: PPOConfig = dataclasses.field(default_factory=PPOConfig)
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     varshare: VarShareConfig = dataclasses.field(default_factory=VarShareConfig)
     l2_soft: L2SoftConfig = dataclasses.field(default_factory=L2SoftConfig)
+    contextual: ContextualConfig = dataclasses.field(default_factory=ContextualConfig)
+    paco: PaCoConfig = dataclasses.field(default_factory=PaCoConfig)
+    soft_modularization: SoftModularizationConfig = dataclasses.field(
+        default_factory=SoftModularizationConfig)
+    gradients: GradientsConfig = dataclasses.field(default_factory=GradientsConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
     @property
@@ -144,6 +202,14 @@ class Config:
             raise UserError(f"--seed={self.seed}: seed + num_seeds must stay below 2147483648")
         if not self.network.hidden or min(self.network.hidden) <= 0:
             raise UserError(f"--network.hidden={self.network.hidden}: widths must be positive")
+        if self.network.torso == "bronet" and len(set(self.network.hidden)) > 1:
+            raise UserError(f"--network.hidden={self.network.hidden}: widths of a bronet must be "
+                            "equal")
+        if self.network.critic == "categorical" and self.network.atoms < 2:
+            raise UserError(f"--network.atoms={self.network.atoms}: must be at least 2")
+        if self.network.critic == "categorical" and self.ppo.popart_rate:
+            raise UserError(f"--ppo.popart_rate={self.ppo.popart_rate}: PopArt rescales a scalar "
+                            "critic; a categorical one has a fixed support")
         if self.samples_per_task % self.ppo.minibatches:
             raise UserError(
                 f"--ppo.minibatches={self.ppo.minibatches}: must divide num_envs × "
@@ -155,13 +221,15 @@ class Config:
 _POSITIVE = (
     "num_seeds", "total_steps", "ppo.num_envs", "ppo.rollout_length", "ppo.epochs",
     "ppo.minibatches", "ppo.learning_rate", "ppo.adam_epsilon", "ppo.max_grad_norm", "ppo.clip",
-    "varshare.sigma_prior", "varshare.sigma_init", "run.log_every", "run.eval_every",
+    "network.value_bound", "varshare.sigma_prior", "varshare.sigma_init", "contextual.size",
+    "paco.bases", "paco.loss_threshold", "soft_modularization.layers",
+    "soft_modularization.modules", "gradients.cagrad_c", "run.log_every", "run.eval_every",
     "run.eval_episodes", "run.final_eval_episodes", "run.checkpoint_every",
     "run.keep_checkpoints")
 _NOT_NEGATIVE = (
     "seed", "ppo.value_coefficient", "ppo.entropy_coefficient", "ppo.target_kl", "varshare.beta",
     "l2_soft.penalty", "run.devices")
-_UNIT = ("ppo.discount", "ppo.gae_lambda")
+_UNIT = ("ppo.discount", "ppo.gae_lambda", "ppo.popart_rate")
 
 
 class Leaf(typing.NamedTuple):
@@ -252,6 +320,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ppo.entropy_coefficient": 0.0, "ppo.learning_rate": 3e-4, "ppo.discount": 0.99,
         "ppo.epochs": 10, "ppo.minibatches": 8, "ppo.max_grad_norm": 1.0,
     },
+    "bro": {"network.torso": "bronet", "network.critic": "categorical",
+            "network.activation": "relu"},
+    "popart": {"ppo.popart_rate": 0.1, "ppo.normalize_returns": False},
+    "soft_shallow": {"method": "soft_modularization", "soft_modularization.layers": 2,
+                     "soft_modularization.modules": 2},
+    "soft_deep": {"method": "soft_modularization", "soft_modularization.layers": 4,
+                  "soft_modularization.modules": 4},
 }
 """Named bundles of overrides: applied in the order given, before single flags."""
 

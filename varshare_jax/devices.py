@@ -17,9 +17,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from varshare_jax.types import TrainState
 
 AXIS = "devices"
-# Fields whose leaves lead with [S, M]; in `variables` and `optimizer` only `task` branches do.
+# Fields and collections whose leaves lead with [S, M].
 _WITH_TASKS = {"env_state", "obs", "episode", "discounted_return", "done", "acting_keys",
-               "obs_stats", "return_stats"}
+               "obs_stats", "return_stats", "value_stats", "task", "popart"}
 
 
 def use_cpu_cores(limit: int = 0) -> None:
@@ -83,8 +83,7 @@ class Layout:
             if self.axis == 0:
                 return NamedSharding(self.mesh, PartitionSpec(AXIS))
             names = {str(getattr(k, "name", getattr(k, "key", ""))) for k in path}
-            has_tasks = "task" in names or bool(names & _WITH_TASKS)
-            split = (None, AXIS) if has_tasks else ()
+            split = (None, AXIS) if names & _WITH_TASKS else ()
             return NamedSharding(self.mesh, PartitionSpec(*split))
 
         return jax.tree_util.tree_map_with_path(spec, state)

@@ -6,7 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from varshare_jax import methods, suites
+from varshare_jax import capacity, methods, suites
 from varshare_jax.algorithms import ppo
 from varshare_jax.algorithms.problem import Problem
 from varshare_jax.config import Config
@@ -19,9 +19,11 @@ _ENVS_IN_STEP = 64
 def make_problem(config: Config) -> Problem:
     """Looks up the suite and method that a config names; raises UserError for unknown ones."""
     config.validate()
-    suite, method = suites.make(config.suite), methods.make(config)
-    network = MultiTaskNetwork(method, suite.observation_size, suite.action_space,
-                               suite.num_tasks)
+    suite = suites.make(config.suite)
+    if config.capacity == "matched":
+        config = capacity.match(config, suite)
+    method = methods.make(config, suite.num_tasks)
+    network = MultiTaskNetwork(method, suite.observation_size, suite.action_space)
     return Problem(config, suite, network)
 
 

@@ -9,7 +9,8 @@ import jax
 from flax import struct
 
 Variables = dict[str, Any]
-"""Flax collections: `shared` (no task axis) and `task` (leaves lead with M)."""
+"""Collections: `shared` (no task axis) and those whose leaves lead with M: `task` and, with
+PopArt, `popart`."""
 
 
 class Discrete(NamedTuple):
@@ -82,6 +83,7 @@ class TrainState:
     optimizer: Any
     obs_stats: Any
     return_stats: Any
+    value_stats: Any
     env_state: Any
     obs: jax.Array
     episode: Episode

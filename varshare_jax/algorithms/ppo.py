@@ -5,6 +5,7 @@ Every array leads with the axes [T, M, N] of a rollout or [M, G, L] of a batch, 
 of a task are split into G groups and L = T·N/G samples of a group are shuffled together.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -12,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from varshare_jax import popart
 from varshare_jax.algorithms.problem import Problem
 from varshare_jax.algorithms.rollout import collect, initial_episode, observe
-from varshare_jax.gradients import clip_by_task_norm
+from varshare_jax.gradients import clip_by_task_norm, combine
 from varshare_jax.methods.base import Metrics
 from varshare_jax.normalization import initial_stats, update_stats
 from varshare_jax.types import TrainState, Transition, Variables
@@ -39,12 +41,15 @@ def init(problem: Problem, key: jax.Array, scalars: dict[str, jax.Array]) -> Tra
     shape = problem.suite.num_tasks, problem.config.ppo.num_envs
     key, network_key, env_key, acting_key = jax.random.split(key, 4)
     variables = problem.network.init(network_key)
+    if problem.config.ppo.popart_rate:
+        variables["popart"] = popart.initial_layer(shape[0])
     env_state, obs = problem.suite.reset(jax.random.split(env_key, shape))
     return TrainState(
         variables=variables,
         optimizer=_optimizer(problem).init(variables),
         obs_stats=initial_stats(shape[0], problem.suite.observation_size),
         return_stats=initial_stats(shape[0]),
+        value_stats=popart.initial_value_stats(shape[0]),
         env_state=env_state,
         obs=obs,
         episode=initial_episode(*shape),
@@ -59,10 +64,12 @@ def init(problem: Problem, key: jax.Array, scalars: dict[str, jax.Array]) -> Tra
 
 def update(problem: Problem, state: TrainState) -> tuple[TrainState, Metrics]:
     """One iteration: a rollout, then epochs over it. Metrics are per task, [M]."""
-    key, rollout_key, learn_key = jax.random.split(state.key, 3)
+    key, rollout_key, learn_key, method_key = jax.random.split(state.key, 4)
     state, trajectory = collect(problem, state, rollout_key)
     batch, state = _prepare(problem, state, trajectory)
     variables, optimizer, metrics = _learn(problem, state, batch, learn_key)
+    variables = problem.network.method.after_update(variables, metrics["loss"], state.scalars,
+                                                    method_key)
     state = state.replace(variables=variables, optimizer=optimizer, key=key,
                           update=state.update + 1)
     _, penalty_metrics = problem.network.penalty(variables, state.scalars)
@@ -101,17 +108,36 @@ def _prepare(problem: Problem, state: TrainState,
     reward = trajectory.reward
     if settings.normalize_returns:
         reward = reward / return_stats.std[:, None]
-    value = problem.network.value(state.variables, obs)
-    next_value = problem.network.value(state.variables, final_obs)
+    value, next_value = _value(problem, state, obs), _value(problem, state, final_obs)
     over_time = functools.partial(_ungroup, problem)
     advantage = advantages(reward, over_time(value), over_time(next_value), trajectory.terminated,
                            trajectory.truncated, scalars["ppo.discount"],
                            scalars["ppo.gae_lambda"])
     advantage = _group(problem, advantage)
+    state = _follow_returns(problem, state, advantage + value)
     batch = Batch(obs, _group(problem, trajectory.action), _group(problem, trajectory.log_prob),
-                  value, advantage, advantage + value)
+                  state.value_stats.standardize(value), advantage,
+                  state.value_stats.standardize(advantage + value))
     return batch, state.replace(obs_stats=update_stats(state.obs_stats, trajectory.obs),
                                 return_stats=return_stats)
+
+
+def _value(problem: Problem, state: TrainState, obs: jax.Array) -> jax.Array:
+    """Values under the mean weights, in units of return: [M, ..., D] -> [M, ...]."""
+    value = problem.network.value(state.variables, obs)
+    if problem.config.ppo.popart_rate:
+        value = popart.apply_layer(state.variables["popart"], value)
+    return state.value_stats.restore(value)
+
+
+def _follow_returns(problem: Problem, state: TrainState, target: jax.Array) -> TrainState:
+    """PopArt's statistics and layer after value targets [M, ...]; the first set them outright."""
+    rate = problem.config.ppo.popart_rate
+    if not rate:
+        return state
+    stats, layer = popart.follow(state.value_stats, state.variables["popart"], target,
+                                 jnp.where(state.update == 0, 1.0, rate))
+    return state.replace(value_stats=stats, variables=state.variables | {"popart": layer})
 
 
 def _learn(problem: Problem, state: TrainState, batch: Batch, key: jax.Array):
@@ -139,11 +165,9 @@ def _minibatch_step(problem: Problem, state: TrainState, batch: Batch, carry, x)
     variables, optimizer, going = carry
     order, key = x
     minibatch = jax.tree.map(lambda leaf: jnp.take(leaf, order, axis=2), batch)
-    grads, metrics = jax.grad(_loss, argnums=1, has_aux=True)(
-        problem, variables, minibatch, state.scalars, key)
-    # Summed over tasks so far: the shared parameters descend the mean, each task its own loss.
-    grads["shared"] = jax.tree.map(lambda g: g / problem.suite.num_tasks, grads["shared"])
-    grads, norms = clip_by_task_norm(grads, state.scalars["ppo.max_grad_norm"])
+    grads, metrics = _gradients(problem, variables, minibatch, state.scalars, key)
+    grads, norms = clip_by_task_norm(grads, state.scalars["ppo.max_grad_norm"],
+                                     problem.suite.num_tasks)
     updates, new_optimizer = _optimizer(problem).update(grads, optimizer)
     rate = learning_rate(problem, state)
     new_variables = jax.tree.map(lambda p, u: p - rate * u, variables, updates)
@@ -155,6 +179,27 @@ def _minibatch_step(problem: Problem, state: TrainState, batch: Batch, carry, x)
     return (new_variables, new_optimizer, going), metrics | norms
 
 
+def _gradients(problem: Problem, variables: Variables, batch: Batch,
+               scalars: dict[str, jax.Array], key: jax.Array) -> tuple[Variables, Metrics]:
+    """Each task's gradient of its own parameters, and one of the shared; metrics [M]."""
+    gradient = jax.grad(_loss, argnums=1, has_aux=True)
+    combiner, num_tasks = problem.network.method.combine, problem.suite.num_tasks
+    if combiner is None:
+        grads, metrics = gradient(problem, variables, batch, scalars, key)
+        # Summed over tasks so far: the shared parameters descend the mean.
+        shared = jax.tree.map(lambda g: g / num_tasks, grads["shared"])
+        return grads | {"shared": shared}, metrics
+    loss_key, combine_key = jax.random.split(key)
+    apart = dataclasses.replace(problem.network, shared_axis=0)
+    copies = jax.tree.map(lambda p: jnp.broadcast_to(p, (num_tasks, *p.shape)),
+                          variables["shared"])
+    grads, metrics = gradient(problem._replace(network=apart), variables | {"shared": copies},
+                              batch, scalars, loss_key)
+    shared, conflicts = combine(combiner, grads["shared"], combine_key, scalars,
+                                problem.config.gradients.separately)
+    return grads | {"shared": shared}, metrics | conflicts
+
+
 def _loss(problem: Problem, variables: Variables, batch: Batch, scalars: dict[str, jax.Array],
           key: jax.Array) -> tuple[jax.Array, Metrics]:
     """Sum over tasks of PPO's loss plus the method's penalty; metrics [M]."""
@@ -164,7 +209,7 @@ def _loss(problem: Problem, variables: Variables, batch: Batch, scalars: dict[st
         noise = key
     elif network.method.learns_with_sample:
         learning = network.sample(variables, key)
-    policy, value = network.policy_and_value(learning, batch.obs, noise)
+    policy, outputs = network.policy_and_critic(learning, batch.obs, noise)
     clip = scalars["ppo.clip"]
     per_task = functools.partial(jnp.mean, axis=(1, 2))
 
@@ -177,12 +222,10 @@ def _loss(problem: Problem, variables: Variables, batch: Batch, scalars: dict[st
     policy_loss = -per_task(jnp.minimum(
         ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage))
 
-    value_error = jnp.square(value - batch.target)
-    if settings.clip_value:
-        clipped = batch.value + jnp.clip(value - batch.value, -clip, clip)
-        value_error = jnp.maximum(value_error, jnp.square(clipped - batch.target))
-    value_loss = 0.5 * per_task(value_error)
-
+    if settings.popart_rate:
+        outputs = popart.apply_layer(variables["popart"], outputs)
+    value_loss = per_task(network.critic.error(
+        outputs, batch.target, batch.value, clip if settings.clip_value else None))
     entropy = per_task(policy.entropy())
     penalty, _ = network.penalty(variables, scalars)
     loss = (policy_loss + scalars["ppo.value_coefficient"] * value_loss
@@ -197,7 +240,7 @@ def _loss(problem: Problem, variables: Variables, batch: Batch, scalars: dict[st
         "clip_fraction": per_task((jnp.abs(ratio - 1) > clip).astype(jnp.float32)),
         "ratio_std": jnp.std(ratio, axis=(1, 2)),
     }
-    return loss.sum(), metrics
+    return network.method.weigh(loss, scalars).sum(), metrics
 
 
 def episode_metrics(trajectory: Transition) -> Metrics:

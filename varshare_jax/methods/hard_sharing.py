@@ -1,17 +1,7 @@
 """Hard sharing: one trunk for all tasks, an output head for each (Caruana 1997)."""
 
-import dataclasses
-
 from varshare_jax.methods.base import Method
-from varshare_jax.networks.layers import Parametrization, from_initializer
-
-
-@dataclasses.dataclass(frozen=True)
-class SharedTrunk(Parametrization):
-    """Hidden layers are shared; heads belong to their task."""
-
-    def __call__(self, module, name, init, shape, head):
-        return from_initializer(module, "task" if head else "shared", name, init, shape)
+from varshare_jax.networks.actor_critic import HEADS
 
 
 class HardSharing(Method):
@@ -19,5 +9,9 @@ class HardSharing(Method):
 
     name = "hard_sharing"
 
-    def parametrization(self) -> SharedTrunk:
-        return SharedTrunk()
+    def split(self, params, key):
+        heads = {name: params[name] for name in HEADS if name in params}
+        return {name: params[name] for name in params if name not in heads}, heads
+
+    def compose(self, shared, task, index):
+        return shared | task

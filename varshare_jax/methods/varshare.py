@@ -5,13 +5,10 @@ the number of samples that a task contributes to an update. θ pays nothing, so 
 from it only where its reward is worth the nats.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
 from varshare_jax.methods.base import Method
-from varshare_jax.networks.layers import Parametrization, from_initializer, variable
 from varshare_jax.tree import by_layer
 from varshare_jax.variational.gaussian import (
     Gaussian,
@@ -22,30 +19,24 @@ from varshare_jax.variational.gaussian import (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class VariationalResidual(Parametrization):
-    """Every tensor is a shared one plus a Gaussian residual that starts at N(0, sigma_init²)."""
-
-    sigma_init: float
-    estimator: str
-
-    def __call__(self, module, name, init, shape, head):
-        shared = from_initializer(module, "shared", name, init, shape)
-        residual = variable(module, "task", name, lambda: Gaussian(
-            jnp.zeros(shape), jnp.full(shape, rho_of(self.sigma_init))))
-        if is_gaussian(residual):
-            return Gaussian(shared + residual.mean, residual.rho)
-        return shared + residual  # `sample` has already drawn it
-
-
 class VarShare(Method):
     """Variational weight-space residuals under a fixed zero-centred prior."""
 
     name = "varshare"
 
-    def parametrization(self) -> VariationalResidual:
-        settings = self.config.varshare
-        return VariationalResidual(settings.sigma_init, settings.estimator)
+    def split(self, params, key):
+        """Residuals start at N(0, sigma_init²): every task begins as the shared network."""
+        rho = rho_of(self.config.varshare.sigma_init)
+        return params, jax.tree.map(
+            lambda p: Gaussian(jnp.zeros_like(p), jnp.full_like(p, rho)), params)
+
+    def compose(self, shared, task, index):
+        def add(residual, theta):
+            if is_gaussian(residual):
+                return Gaussian(theta + residual.mean, residual.rho)
+            return theta + residual  # `sample` has already drawn it
+
+        return jax.tree.map(add, task, shared, is_leaf=is_gaussian)
 
     def sample(self, task, key: jax.Array):
         return sample_tree(task, key)

@@ -1,10 +1,14 @@
-"""A dense layer whose parameters a method composes."""
+"""Layers whose parameters may be random.
+
+A parameter that a layer reads is an array or a `Gaussian`. The mean of a Gaussian acts, unless
+the caller supplies a `noise` key: then it is drawn for each example.
+"""
 
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from varshare_jax.variational.estimators import ESTIMATORS
 from varshare_jax.variational.gaussian import Gaussian
@@ -12,54 +16,67 @@ from varshare_jax.variational.gaussian import Gaussian
 Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 
 
-class Parametrization:
-    """How one parameter tensor of one task's network is made: a method's whole difference.
+def parameter(module: nn.Module, name: str, init: Initializer,
+              shape: tuple[int, ...]) -> jax.Array | Gaussian:
+    """Creates or reads a parameter of `module`.
 
-    Subclasses are frozen dataclasses (Flax compares module fields by value).
+    Not `module.param`: that one refuses a Gaussian where it initialised an array.
     """
-
-    estimator: str = "shared"
-
-    def __call__(self, module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...],
-                 head: bool) -> jax.Array | Gaussian:
-        """The effective tensor, from variables that this call creates in `module`.
-
-        `head` tells output layers (and log standard deviations) from trunks.
-        """
-        raise NotImplementedError
+    return module.variable("params", name, lambda: init(module.make_rng("params"), shape)).value
 
 
-def variable(module: nn.Module, collection: str, name: str, init: Callable[[], Any]) -> Any:
-    """Creates or reads a variable; `init` takes no arguments."""
-    return module.variable(collection, name, init).value
+def per_example(module: nn.Module, value: jax.Array | Gaussian,
+                shape: tuple[int, ...]) -> jax.Array:
+    """A vector parameter [I] as it meets examples of `shape` [..., I] entry by entry.
 
-
-def from_initializer(module: nn.Module, collection: str, name: str, init: Initializer,
-                     shape: tuple[int, ...]) -> jax.Array:
-    """Creates or reads a variable initialised by `init(key, shape)`."""
-    return variable(module, collection, name, lambda: init(module.make_rng("params"), shape))
+    A random one is drawn independently for each, whatever the estimator.
+    """
+    if not isinstance(value, Gaussian):
+        return value
+    if not module.has_rng("noise"):
+        return value.mean
+    return value.mean + value.std * jax.random.normal(module.make_rng("noise"), shape)
 
 
 class Dense(nn.Module):
     """y = x W + b, [..., B, I] -> [..., B, features], orthogonal W of gain `scale`, zero b.
 
-    Where the method returns random tensors, their means act unless the caller supplies a
-    `noise` key, in which case the method's estimator draws per example.
+    `estimator` draws random kernels and biases where a `noise` key is supplied.
     """
 
     features: int
-    parametrize: Parametrization
     scale: float = 2**0.5
-    head: bool = False
+    estimator: str = "flipout"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel_init = nn.initializers.orthogonal(self.scale)
         shape = (x.shape[-1], self.features)
-        kernel = self.parametrize(self, "kernel", kernel_init, shape, self.head)
-        bias = self.parametrize(self, "bias", nn.initializers.zeros, shape[1:], self.head)
+        kernel = parameter(self, "kernel", nn.initializers.orthogonal(self.scale), shape)
+        bias = parameter(self, "bias", nn.initializers.zeros, shape[1:])
         if not isinstance(kernel, Gaussian):
             return x @ kernel + bias
         if not self.has_rng("noise"):
             return x @ kernel.mean + bias.mean
-        return ESTIMATORS[self.parametrize.estimator](x, kernel, bias, self.make_rng("noise"))
+        return ESTIMATORS[self.estimator](x, kernel, bias, self.make_rng("noise"))
+
+
+class LayerNorm(nn.Module):
+    """Standardises the last axis, then scales and shifts it (Ba et al. 2016, arXiv 1607.06450)."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        size = x.shape[-1:]
+        scale = per_example(self, parameter(self, "scale", nn.initializers.ones, size), x.shape)
+        bias = per_example(self, parameter(self, "bias", nn.initializers.zeros, size), x.shape)
+        return jax.nn.standardize(x, epsilon=1e-6) * scale + bias
+
+
+def fold_context(layer: dict[str, jax.Array], context: jax.Array) -> dict[str, jax.Array]:
+    """A Dense of inputs [x, context] with a constant context [C] as one of x alone.
+
+    The context's rows of the kernel become a part of the bias: nothing is added to the forward
+    pass, and the folded layer is what inference needs to keep.
+    """
+    rows = layer["kernel"][-context.size:]
+    return {"kernel": layer["kernel"][:-context.size],
+            "bias": layer["bias"] + jnp.dot(context, rows)}

@@ -1,0 +1,56 @@
+"""Torsos: observations to features. Each starts with a Dense layer named `0`."""
+
+import flax.linen as nn
+import jax
+
+from varshare_jax.config import NetworkConfig
+from varshare_jax.networks.layers import Dense, LayerNorm
+
+ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "elu": nn.elu, "silu": nn.silu, "gelu": nn.gelu}
+
+
+class MLP(nn.Module):
+    """Dense layers of the widths `hidden`, each followed by an optional LayerNorm."""
+
+    settings: NetworkConfig
+    estimator: str = "flipout"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., D] -> [..., hidden[-1]]."""
+        activation = ACTIVATIONS[self.settings.activation]
+        for index, width in enumerate(self.settings.hidden):
+            x = Dense(width, estimator=self.estimator, name=str(index))(x)
+            if self.settings.layer_norm:
+                x = LayerNorm(name=f"{index}_norm")(x)
+            x = activation(x)
+        return x
+
+
+class BroNet(nn.Module):
+    """Residual blocks with LayerNorm (Nauman et al. 2024, "Bigger, Regularized, Optimistic").
+
+    Dense -> LN -> activation, then a block Dense -> LN -> activation -> Dense -> LN with a skip
+    connection for every further entry of `hidden`, whose entries are all the same width.
+    """
+
+    settings: NetworkConfig
+    estimator: str = "flipout"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., D] -> [..., hidden[0]]."""
+        activation = ACTIVATIONS[self.settings.activation]
+        width = self.settings.hidden[0]
+
+        def layer(name, x):
+            return LayerNorm(name=f"{name}_norm")(Dense(width, estimator=self.estimator,
+                                                        name=name)(x))
+
+        x = activation(layer("0", x))
+        for index in range(1, len(self.settings.hidden)):
+            x = x + layer(f"{index}_out", activation(layer(f"{index}_in", x)))
+        return x
+
+
+TORSOS = {"mlp": MLP, "bronet": BroNet}
