@@ -68,7 +68,7 @@ def test_task_leaves_lead_with_tasks_and_their_gradients_stay_apart(method):
         assert leaf.shape[0] == M
         np.testing.assert_array_equal(leaf[1:], 0)
     own = jax.tree.leaves(grads["task"])
-    assert any(np.abs(leaf[0]).max() > 0 for leaf in own) or method == "one_hot" and not own
+    assert any(np.abs(leaf[0]).max() > 0 for leaf in own) or (method == "one_hot" and not own)
 
 
 @pytest.mark.parametrize("method", ALL)

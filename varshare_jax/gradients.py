@@ -56,9 +56,9 @@ def cagrad(settings: GradientsConfig, gram: jax.Array, key: jax.Array,
     c = scalars["gradients.cagrad_c"]
     gram = gram / (jnp.trace(gram) / tasks + _EPSILON)
     mean = jnp.full(tasks, 1 / tasks)
-    radius = c * jnp.sqrt(mean @ gram @ mean + _EPSILON)
+    radius = c * _length(mean, gram)
     w = worst_case_weights(gram, radius)
-    coefficients = mean + radius / jnp.sqrt(w @ gram @ w + _EPSILON) * w
+    coefficients = mean + radius / _length(w, gram) * w
     return coefficients / (1 + c**2) if settings.cagrad_rescale else coefficients
 
 
@@ -72,11 +72,11 @@ def worst_case_weights(gram: jax.Array, radius: jax.Array) -> jax.Array:
     norms = jnp.sqrt(jnp.diag(gram) + _EPSILON)
     cosines = gram / norms[:, None] / norms
     slope = gram.mean(1) / norms
-    bound = jnp.abs(cosines).sum(1).max()
+    bound = jnp.maximum(jnp.abs(cosines).sum(1).max(), 1.0)
 
     def step(carry, _):
         u, ahead, momentum = carry
-        length = jnp.sqrt(ahead @ cosines @ ahead + _EPSILON)
+        length = _length(ahead, cosines)
         rate = length / (radius * bound)
         new = _project(ahead - rate * (slope + radius / length * (cosines @ ahead)), 1 / norms)
         uphill = jnp.vdot(ahead - new, new - u) > 0
@@ -87,6 +87,11 @@ def worst_case_weights(gram: jax.Array, radius: jax.Array) -> jax.Array:
     start = norms / gram.shape[0]
     (u, _, _), _ = jax.lax.scan(step, (start, start, jnp.ones(())), None, length=_SOLVER_STEPS)
     return u / norms
+
+
+def _length(w: jax.Array, gram: jax.Array) -> jax.Array:
+    """√(wᵀKw), which rounding must not make the root of a negative number."""
+    return jnp.sqrt(jnp.maximum(w @ gram @ w, _EPSILON))
 
 
 def _project(x: jax.Array, a: jax.Array) -> jax.Array:

@@ -47,7 +47,7 @@ class CategoricalCritic:
         return jax.nn.softmax(output) @ self.atoms
 
     def project(self, target: jax.Array) -> jax.Array:
-        """Two-hot probabilities with mean `target` where the support holds it: [...] -> [..., A]."""
+        """Two-hot probabilities whose mean is `target`, clipped: [...] -> [..., A]."""
         position = (jnp.clip(target / self.bound, -1, 1) + 1) / 2 * (self.outputs - 1)
         distance = jnp.abs(position[..., None] - jnp.arange(self.outputs))
         return jnp.maximum(0.0, 1.0 - distance)
