@@ -1,0 +1,162 @@
+"""Carrying out a plan: one process per run, one after another, then the report.
+
+A process of its own costs each run a few seconds of imports. In exchange a crash, a leak or the
+system's memory killer takes one run and not the plan, and every run has the devices to itself.
+"""
+
+import contextlib
+import dataclasses
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from varshare_jax.config import to_flags
+from varshare_jax.errors import UserError
+from varshare_jax.experiments import tuning
+from varshare_jax.experiments.forecast import Forecast, clock
+from varshare_jax.experiments.plan import Plan, PlannedRun
+from varshare_jax.learner import make_problem
+from varshare_jax.report import write_report
+from varshare_jax.runner import check_same
+
+_LEFT = re.compile(r"(\d+):(\d\d) left\s*$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command line of this package that leaves the file `result` when it is complete."""
+
+    title: str
+    module: str
+    arguments: tuple[str, ...]
+    result: Path
+
+    def __str__(self) -> str:
+        return " ".join((f"varshare-{self.module.rpartition('.')[2]}", *self.arguments))
+
+
+Launch = Callable[[Command, Callable[[str], None]], int]
+"""Runs a command, hands on every line that it prints, returns its exit status."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a plan: the commands that failed and why, and whether a signal ended it."""
+
+    failures: tuple[tuple[Command, str], ...]
+    stopped: bool
+
+
+def check(plan: Plan) -> None:
+    """Raises UserError, before any time is spent, for what no run of the plan could survive."""
+    for run in plan.runs:
+        try:
+            make_problem(run.config)
+        except UserError as error:
+            raise UserError(f"{plan.name}: variant {run.name}: {error}") from error
+        if (run.folder / "config.json").exists():
+            check_same(run.folder, run.config)
+
+
+def conduct(plan: Plan, launch: Launch | None = None, *,
+            figure_png: Path | None = None) -> Outcome:
+    """Makes the runs that are not finished, then their evaluations, then the report.
+
+    A command that fails does not stop the others.
+    """
+    failures = []
+    forecast = Forecast(plan)
+    for index, run in enumerate(plan.runs):
+        head = f"run {index + 1} of {len(plan.runs)}"
+        for command in commands(plan, run):
+            if command.result.exists():
+                print(f"[{head}]  {command.title}: finished already", flush=True)
+                continue
+            later = sum(forecast.seconds(other) for other in plan.runs[index + 1:])
+            teller = _Teller(head, forecast.seconds(run), later)
+            status = (launch or run_process)(command, teller)
+            if status:
+                failures.append((command, teller.last_line or f"exit status {status}"))
+                break
+            if not command.result.exists():
+                print(f"stopped at {command.title}; the same command goes on from here")
+                return Outcome(tuple(failures), stopped=True)
+        forecast = Forecast(plan)
+    _conclude(plan, figure_png)
+    return Outcome(tuple(failures), stopped=False)
+
+
+def commands(plan: Plan, run: PlannedRun) -> list[Command]:
+    """Training, then each of the plan's evaluations."""
+    train = (*to_flags(run.config, run.presets), "--resume")
+    found = [Command(run.name, "varshare_jax.cli.train", train, run.folder / "summary.json")]
+    for name, settings in plan.evaluations.items():
+        result = run.folder / f"evaluation_{name}.json"
+        flags = tuple(f"--{flag}={value}" for flag, value in settings.items())
+        found.append(Command(f"{run.name}, evaluation {name}", "varshare_jax.cli.evaluate",
+                             (f"--run={run.folder}", *flags, f"--out={result}"), result))
+    return found
+
+
+def run_process(command: Command, hear: Callable[[str], None]) -> int:
+    """Runs a command as a process of its own; SIGINT and SIGTERM are passed on to it."""
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", command.module, *command.arguments], text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    with _passing_signals_to(process):
+        for line in process.stdout:
+            hear(line.rstrip())
+        return process.wait()
+
+
+@contextlib.contextmanager
+def _passing_signals_to(process: subprocess.Popen) -> Iterator[None]:
+    def pass_on(number, frame):
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(number)
+
+    previous = {n: signal.signal(n, pass_on) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class _Teller:
+    """Prints what a run prints, behind how far the plan is and how long it will take."""
+
+    def __init__(self, head: str, expected: float, later: float):
+        self._head, self._later = head, later
+        self._end = time.monotonic() + expected
+        self._lines: deque[str] = deque(maxlen=1)
+
+    @property
+    def last_line(self) -> str:
+        return self._lines[-1] if self._lines else ""
+
+    def __call__(self, line: str) -> None:
+        if found := _LEFT.search(line):  # the run knows better than the forecast
+            self._end = time.monotonic() + 60 * int(found[1]) + int(found[2])
+        if line.strip():
+            self._lines.append(line.strip())
+        left = max(0.0, self._end - time.monotonic()) + self._later
+        print(f"[{self._head}, {clock(left)} in all]  {line}", flush=True)
+
+
+def _conclude(plan: Plan, figure_png: Path | None) -> None:
+    """The report of what has been evaluated, and what tuning chose."""
+    folders = [run.folder for run in plan.runs if run.finished]
+    if not folders:
+        return
+    report = write_report(folders, plan.out / "report.html", figure_png=figure_png)
+    print(f"\n{report.text_table}\n\nreport: {report.page}")
+    if plan.tuning:
+        written = tuning.write(plan)
+        print(f"\n{written.table.read_text()}\ntuned settings: {written.settings}\n"
+              f"copy them to where a plan's 'tuned' points")
