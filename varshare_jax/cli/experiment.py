@@ -18,7 +18,6 @@ from varshare_jax.devices import use_cpu_cores
 
 def _main(argv: list[str]) -> int:
     from varshare_jax import experiments
-    from varshare_jax.experiments.conduct import check
     from varshare_jax.experiments.forecast import Forecast
 
     if flags.FLAGS.list:
@@ -32,7 +31,7 @@ def _main(argv: list[str]) -> int:
     plan = experiments.load(argv[1], Path(flags.FLAGS.out) if flags.FLAGS.out else None,
                             only=flags.FLAGS.only, overrides=overrides)
     use_cpu_cores()
-    check(plan)
+    experiments.check(plan)
     print(Forecast(plan).table(plan) + "\n", flush=True)
     if flags.FLAGS.dry_run:
         return 0

@@ -4,7 +4,6 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -75,7 +74,7 @@ def _table(plan: Plan, trials: Mapping[str, list[Trial]]) -> str:
     for name, found in trials.items():
         best = choose(found)
         for trial in found:
-            values = ", ".join(f"{key}={value:g}" for key, value in trial.values.items())
+            values = ", ".join(f"{key} = {value:g}" for key, value in trial.values.items())
             scores = (f"{trial.iqm:.1f} | {trial.area:.1f}" if math.isfinite(trial.iqm)
                       else "diverged | –")
             lines.append(f"| {name} | {values} | {scores} | {'yes' if trial is best else ''} |")
@@ -83,8 +82,7 @@ def _table(plan: Plan, trials: Mapping[str, list[Trial]]) -> str:
 
 
 def _settings(plan: Plan, trials: Mapping[str, list[Trial]]) -> str:
-    """TOML; the same values for every configuration tried are written too, as they were used."""
-    config: Any = plan.runs[0].config
+    config = plan.runs[0].config
     lines = [f"# Chosen by {plan.name}: seeds {config.seed} to "
              f"{config.seed + config.num_seeds - 1}, {config.total_steps:,} steps."]
     for name, found in trials.items():

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -40,8 +39,12 @@ class Command:
         return " ".join((f"varshare-{self.module.rpartition('.')[2]}", *self.arguments))
 
 
+class Stopped(Exception):
+    """A signal asked for the end of the experiment."""
+
+
 Launch = Callable[[Command, Callable[[str], None]], int]
-"""Runs a command, hands on every line that it prints, returns its exit status."""
+"""Runs a command, hands on every line that it prints, returns its exit status or raises Stopped."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,30 +68,37 @@ def check(plan: Plan) -> None:
 
 def conduct(plan: Plan, launch: Launch | None = None, *,
             figure_png: Path | None = None) -> Outcome:
-    """Makes the runs that are not finished, then their evaluations, then the report.
+    """Makes the runs that are not finished, each with its evaluations, then the report.
 
-    A command that fails does not stop the others.
+    A command that fails takes the rest of its run with it, not the other runs. The report needs
+    one finished run; a signal ends everything without one.
     """
-    failures = []
-    forecast = Forecast(plan)
-    for index, run in enumerate(plan.runs):
-        head = f"run {index + 1} of {len(plan.runs)}"
-        for command in commands(plan, run):
-            if command.result.exists():
-                print(f"[{head}]  {command.title}: finished already", flush=True)
-                continue
-            later = sum(forecast.seconds(other) for other in plan.runs[index + 1:])
-            teller = _Teller(head, forecast.seconds(run), later)
-            status = (launch or run_process)(command, teller)
-            if status:
-                failures.append((command, teller.last_line or f"exit status {status}"))
-                break
-            if not command.result.exists():
-                print(f"stopped at {command.title}; the same command goes on from here")
-                return Outcome(tuple(failures), stopped=True)
-        forecast = Forecast(plan)
+    failures: list[tuple[Command, str]] = []
+    try:
+        for index in range(len(plan.runs)):
+            _make(plan, index, launch or run_process, failures)
+    except Stopped as stop:
+        print(f"stopped at {stop}; the same command goes on from here", flush=True)
+        return Outcome(tuple(failures), stopped=True)
     _conclude(plan, figure_png)
     return Outcome(tuple(failures), stopped=False)
+
+
+def _make(plan: Plan, index: int, launch: Launch, failures: list[tuple[Command, str]]) -> None:
+    """One run and its evaluations, up to the first command that fails."""
+    run, head = plan.runs[index], f"run {index + 1} of {len(plan.runs)}"
+    forecast = Forecast(plan)  # earlier runs of this call have shown their speed by now
+    later = sum(forecast.seconds(other) for other in plan.runs[index + 1:])
+    for command in commands(plan, run):
+        if command.result.exists():
+            print(f"[{head}]  {command.title}: finished already", flush=True)
+            continue
+        teller = _Teller(head, forecast.seconds(run), later)
+        if status := launch(command, teller):
+            failures.append((command, teller.last_line or f"exit status {status}"))
+            return
+        if not command.result.exists():  # training that a signal has stopped ends well
+            raise Stopped(command.title)
 
 
 def commands(plan: Plan, run: PlannedRun) -> list[Command]:
@@ -104,49 +114,55 @@ def commands(plan: Plan, run: PlannedRun) -> list[Command]:
 
 
 def run_process(command: Command, hear: Callable[[str], None]) -> int:
-    """Runs a command as a process of its own; SIGINT and SIGTERM are passed on to it."""
+    """Runs a command as a process of its own; SIGINT and SIGTERM are passed on to it.
+
+    Raises Stopped once the process has ended after such a signal, however it took it.
+    """
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", command.module, *command.arguments], text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
-    with _passing_signals_to(process):
+    with _passing_signals_to(process) as passed_on:
         for line in process.stdout:
             hear(line.rstrip())
-        return process.wait()
+        status = process.wait()
+    if passed_on:
+        raise Stopped(command.title)
+    return status
 
 
 @contextlib.contextmanager
-def _passing_signals_to(process: subprocess.Popen) -> Iterator[None]:
+def _passing_signals_to(process: subprocess.Popen) -> Iterator[list[int]]:
+    """Yields the list of the signals that have come."""
+    passed_on: list[int] = []
+
     def pass_on(number, frame):
+        passed_on.append(number)
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(number)
 
     previous = {n: signal.signal(n, pass_on) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield passed_on
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 class _Teller:
-    """Prints what a run prints, behind how far the plan is and how long it will take."""
+    """Prints what a run prints, behind which run of the plan it is and what the plan has left."""
 
     def __init__(self, head: str, expected: float, later: float):
         self._head, self._later = head, later
         self._end = time.monotonic() + expected
-        self._lines: deque[str] = deque(maxlen=1)
-
-    @property
-    def last_line(self) -> str:
-        return self._lines[-1] if self._lines else ""
+        self.last_line = ""
 
     def __call__(self, line: str) -> None:
         if found := _LEFT.search(line):  # the run knows better than the forecast
             self._end = time.monotonic() + 60 * int(found[1]) + int(found[2])
         if line.strip():
-            self._lines.append(line.strip())
+            self.last_line = line.strip()
         left = max(0.0, self._end - time.monotonic()) + self._later
-        print(f"[{self._head}, {clock(left)} in all]  {line}", flush=True)
+        print(f"[{self._head}, {clock(left)} left in all]  {line}", flush=True)
 
 
 def _conclude(plan: Plan, figure_png: Path | None) -> None:
