@@ -31,13 +31,13 @@ bench-smoke: install  ## the benchmarks at tiny sizes: do they still run?
 	$(BIN)/python -m benchmarks.throughput --smoke
 
 demo: install  ## four methods on ten cart-poles, four seeds each, and the report
-	$(BIN)/python -m experiments.demo
+	$(BIN)/varshare-experiment demo
 
 report: install  ## one page over everything in runs/
 	$(BIN)/varshare-report $$(find runs -name config.json -exec dirname {} \;) --out runs/report.html
 
 docs: install  ## the picture of the README, from the demo
-	$(BIN)/python -m experiments.demo --figure_png=docs/images/demo.png
+	$(BIN)/varshare-experiment demo --figure_png=docs/images/demo.png
 
 clean:  ## everything that these targets made, but runs/
 	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .ruff_cache

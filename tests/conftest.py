@@ -61,7 +61,8 @@ class Cli:
         command = ["-m", "varshare_jax.cli.train"]
         if before:
             command = ["-c", f"{before}\nfrom varshare_jax.cli.train import main\nmain()"]
-        given = [flag for a in arguments for flag in ([a] if isinstance(a, str) else _flags(a))]
+        given = [flag for a in arguments 
+                 for flag in ([a] if isinstance(a, str) else config.to_flags(a))]
         return subprocess.Popen(
             [sys.executable, *command, *given], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, env=os.environ | QUICK)
@@ -87,13 +88,6 @@ class Cli:
 @pytest.fixture(scope="session")
 def cli() -> Cli:
     return Cli()
-
-
-def _flags(settings: config.Config) -> list[str]:
-    defaults = {leaf.name: leaf.value for leaf in config.leaves(config.Config())}
-    text = lambda v: ",".join(map(str, v)) if isinstance(v, tuple) else str(v)  # noqa: E731
-    return [f"--{leaf.name}={text(leaf.value)}" for leaf in config.leaves(settings)
-            if leaf.value != defaults[leaf.name]]
 
 
 def error_line(done: subprocess.CompletedProcess) -> str:

@@ -269,7 +269,7 @@ def test_the_first_task_without_a_finite_loss_is_named(tiny, capsys):
     run._note_divergence(loss)
     run._note_divergence(loss)
     task = run.suite.task_names[7]
-    assert run.diverged == {41: {"seed": 41, "task": task, "update": 102}}
+    assert run.diverged == {1: {"member": 1, "seed": 41, "task": task, "update": 102}}
     assert capsys.readouterr().err == (
         f"warning: seed 41 diverged (loss not finite) at update 102, task {task}; "
         f"other seeds go on\n")

@@ -6,9 +6,10 @@ vmapped beside the seeds without compiling again (see `Config.scalars`).
 """
 
 import dataclasses
+import itertools
 import math
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from varshare_jax.errors import UserError, unknown
@@ -154,6 +155,9 @@ class Config:
     num_seeds: int = _field(1, "seeds trained side by side in one compiled program (S)")
     seed: int = _field(0, "the first seed; the others follow")
     total_steps: int = _field(1_000_000, "environment steps per seed, summed over tasks")
+    sweep: str = _field("", "traced fields to vary in one compiled program, such as "
+                            "'varshare.beta=0.1,1;ppo.learning_rate=3e-4,1e-3'; every "
+                            "combination trains num_seeds seeds")
     run_dir: str = _field("", "folder of the run; '' writes nothing")
     capacity: str = _field("free", "matched: widths are scaled so that one task's forward pass "
                                    "reads as many parameters as VarShare's does at "
@@ -177,6 +181,26 @@ class Config:
     def scalars(self) -> dict[str, float]:
         """The traced fields by dotted name; any of them may become a vector over seeds."""
         return {f.name: f.value for f in leaves(self) if f.traced}
+
+    def configurations(self) -> tuple["Config", ...]:
+        """The C combinations of `sweep` as runs of their own, the last field varying fastest.
+
+        Each has a folder inside `run_dir`. Without a sweep it is this config alone. Raises
+        UserError for a sweep that cannot be read or varies what is not traced.
+        """
+        if not self.sweep:
+            return (self,)
+        varied = _parse_sweep(self.sweep, self.scalars())
+        changes = [dict(zip(varied, values, strict=True))
+                   for values in itertools.product(*varied.values())]
+        return tuple(replace(self, change | {
+            "sweep": "", "run_dir": self.run_dir and f"{self.run_dir}/{_label(change)}"})
+            for change in changes)
+
+    def members(self) -> list["Config"]:
+        """What one program trains side by side: S = C · num_seeds configs of one seed each."""
+        return [dataclasses.replace(config, seed=self.seed + s, num_seeds=1)
+                for config in self.configurations() for s in range(self.num_seeds)]
 
     def num_updates(self, num_tasks: int) -> int:
         """Updates that reach `total_steps` with M = `num_tasks`, rounded up."""
@@ -215,6 +239,9 @@ class Config:
                 f"--ppo.minibatches={self.ppo.minibatches}: must divide num_envs × "
                 f"rollout_length = {self.ppo.num_envs} × {self.ppo.rollout_length} = "
                 f"{self.samples_per_task}")
+        if self.sweep:
+            for config in self.configurations():
+                config.validate()
         return self
 
 
@@ -230,6 +257,27 @@ _NOT_NEGATIVE = (
     "seed", "ppo.value_coefficient", "ppo.entropy_coefficient", "ppo.target_kl", "varshare.beta",
     "l2_soft.penalty", "run.devices")
 _UNIT = ("ppo.discount", "ppo.gae_lambda", "ppo.popart_rate")
+
+
+def _parse_sweep(text: str, traced: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+    varied = {}
+    for part in filter(None, text.split(";")):
+        name, _, values = part.partition("=")
+        if name not in traced:
+            raise unknown("--sweep: field", name, traced)
+        try:
+            varied[name] = tuple(float(value) for value in values.split(","))
+        except ValueError:
+            raise UserError(f"--sweep={text}: must be fields with their values, such as "
+                            f"'varshare.beta=0.1,1;ppo.learning_rate=3e-4,1e-3'") from None
+        if len(set(varied[name])) < len(varied[name]):
+            raise UserError(f"--sweep={text}: '{name}' has a value twice")
+    return varied
+
+
+def _label(change: Mapping[str, float]) -> str:
+    """A folder's name, such as learning_rate=0.001,beta=1."""
+    return ",".join(f"{name.rpartition('.')[2]}={value:g}" for name, value in change.items())
 
 
 class Leaf(typing.NamedTuple):
@@ -299,13 +347,27 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def from_dict(tree: Mapping[str, Any]) -> Config:
     """Inverse of `to_dict`; raises UserError for unknown fields."""
-    return replace(Config(), dict(_flatten(tree)))
+    return replace(Config(), dict(flatten(tree)))
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def to_flags(config: Config, presets: Sequence[str] = ()) -> list[str]:
+    """The command line that makes `config`, with `presets` applied before single flags."""
+    base = with_presets(Config(), presets)
+    flags = [f"--{leaf.name}={flag_value(leaf.value)}" for leaf in leaves(config)
+             if leaf.value != get(base, leaf.name)]
+    return [f"--preset={','.join(presets)}", *flags] if presets else flags
+
+
+def flag_value(value: Any) -> str:
+    """A value as its flag is written."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested mappings by dotted name."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
+            yield from flatten(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
 
@@ -331,7 +393,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Named bundles of overrides: applied in the order given, before single flags."""
 
 
-def with_presets(config: Config, names: list[str]) -> Config:
+def with_presets(config: Config, names: Sequence[str]) -> Config:
     """Applies presets in order; raises UserError for an unknown one."""
     for name in names:
         if name not in PRESETS:

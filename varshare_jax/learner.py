@@ -51,14 +51,14 @@ class Learner:
         return ppo.update(self.problem, state)
 
     def init_seeds(self, scalars: dict[str, jax.Array] | None = None) -> TrainState:
-        """States of all seeds, leaves [S, ...]; `scalars` holds vectors [S].
+        """States of all S members of the program, leaves [S, ...]; `scalars` holds vectors [S].
 
         Sequential on purpose: a QR batched over seeds deadlocks XLA's CPU thread pool.
         """
-        config = self.problem.config
-        keys = jnp.stack([jax.random.key(config.seed + s) for s in range(config.num_seeds)])
-        vectors = {k: jnp.broadcast_to(jnp.float32(v), (config.num_seeds,))
-                   for k, v in (config.scalars() | (scalars or {})).items()}
+        members = self.problem.config.members()
+        keys = jnp.stack([jax.random.key(member.seed) for member in members])
+        vectors = {name: jnp.float32([member.scalars()[name] for member in members])
+                   for name in members[0].scalars()} | (scalars or {})
         return jax.jit(functools.partial(jax.lax.map, lambda x: self.init(*x)))((keys, vectors))
 
     def update_many(self, state: TrainState, count: jax.Array) -> tuple[TrainState, Metrics]:

@@ -18,10 +18,16 @@ _TICK_SECONDS = 5.0
 
 def write_json(path: Path, content: Any) -> None:
     """Writes whole or not at all."""
-    _replace(path, json.dumps(plain(content), indent=1) + "\n")
+    write_text(path, json.dumps(plain(content), indent=1) + "\n")
 
 
-def _replace(path: Path, text: str) -> None:
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes a JSON-lines file whole or not at all."""
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     with _naming(path), partial.open("w") as file:
         file.write(text)
@@ -78,7 +84,7 @@ class RunWriter(NullWriter):
             path = folder / f"{name}.jsonl"
             rows = [row for row in read_rows(path) if row["update"] <= update
                     and (name == "train" or row["update"] < total)]
-            _replace(path, "".join(json.dumps(row) + "\n" for row in rows))
+            write_rows(path, rows)
             self._files[name] = path.open("a")
         self._board = _Board(folder / "tensorboard", env_steps + 1) if tensorboard else None
 

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from varshare_jax import checkpoint, environment
-from varshare_jax.config import Config, from_dict, leaves, to_dict
+from varshare_jax import checkpoint, environment, sweeps
+from varshare_jax.config import Config, flag_value, from_dict, leaves, to_dict
 from varshare_jax.devices import Layout, use_cpu_cores
 from varshare_jax.errors import UserError
 from varshare_jax.evaluation import evaluate, evaluation_key
@@ -58,9 +58,10 @@ class _Run:
         self.suite, self.total = learner.problem.suite, learner.problem.num_updates
         self.folder = Path(self.config.run_dir) if self.config.run_dir else None
         self.steps_per_update = self.suite.num_tasks * self.config.samples_per_task
+        self.seeds = [member.seed for member in self.config.members()]
         self.progress = Progress(f"{self.config.suite}/{self.config.method}", self.total,
-                                 self.steps_per_update, self.config.num_seeds, quiet)
-        self.layout = Layout.choose(self.config.num_seeds, self.suite.num_tasks)
+                                 self.steps_per_update, len(self.seeds), quiet)
+        self.layout = Layout.choose(len(self.seeds), self.suite.num_tasks)
         self.update, self.seconds_before, self.compile_seconds = 0, 0.0, 0.0
         self.scores: dict[str, Any] = {}
         self.diverged: dict[int, dict[str, Any]] = {}
@@ -88,7 +89,7 @@ class _Run:
             return False
         path = self.folder / "config.json"
         if path.exists():
-            _check_same(self.folder, self.config)
+            check_same(self.folder, self.config)
             finished = (self.folder / "summary.json").exists()
             if not resume:
                 state = "a finished" if finished else "an unfinished"
@@ -117,13 +118,13 @@ class _Run:
         state, self.update = found
         note = checkpoint.read_note(folder, self.update)
         self.seconds_before = note["wall_seconds"]
-        self.diverged = {d["seed"]: d for d in note["diverged"]}
+        self.diverged = {d["member"]: d for d in note["diverged"]}
         if not self.finished:
             self.progress.say(f"resuming at update {self.update} of {self.total}")
         return state
 
     def _init(self) -> TrainState:
-        with self.progress.working(f"initialising {self.config.num_seeds} seeds"):
+        with self.progress.working(f"initialising {len(self.seeds)} seeds"):
             return jax.block_until_ready(self.learner.init_seeds())
 
     def _writer(self) -> NullWriter:
@@ -182,7 +183,7 @@ class _Run:
         if not self.suite.has_success:
             del rows["success"]
         self.update += count
-        speed = (self.update * self.steps_per_update * self.config.num_seeds
+        speed = (self.update * self.steps_per_update * len(self.seeds)
                  / max(self.wall_seconds, 1e-9))
         writer.train({"update": self.update, "env_steps": self.update * self.steps_per_update,
                       "wall_seconds": self.wall_seconds, "steps_per_second": speed,
@@ -197,20 +198,18 @@ class _Run:
         """Remembers the first task [S, chunk, M] whose loss was not finite, for each seed."""
         for index in range(loss.shape[0]):
             bad = np.argwhere(~np.isfinite(loss[index]))
-            seed = self.config.seed + index
-            if len(bad) == 0 or seed in self.diverged:
+            if len(bad) == 0 or index in self.diverged:
                 continue
-            tasks = [self.suite.task_names[m] for u, m in bad if u == bad[0][0]]
-            self.diverged[seed] = {"seed": seed, "task": ", ".join(tasks),
-                                   "update": self.update + int(bad[0][0])}
-            warn(f"seed {seed} diverged (loss not finite) at update "
-                 f"{self.diverged[seed]['update']}, task {self.diverged[seed]['task']}; "
-                 f"other seeds go on")
+            tasks = ", ".join(self.suite.task_names[m] for u, m in bad if u == bad[0][0])
+            first = self.update + int(bad[0][0])
+            self.diverged[index] = {"member": index, "seed": self.seeds[index], "task": tasks,
+                                    "update": first}
+            warn(f"seed {self.seeds[index]} diverged (loss not finite) at update {first}, "
+                 f"task {tasks}; other seeds go on")
 
     def _evaluation_keys(self, index: int) -> jax.Array:
         """Keys [S]; `index` tells evaluations apart."""
-        return jnp.stack([evaluation_key(self.config.seed + s, index)
-                          for s in range(self.config.num_seeds)])
+        return jnp.stack([evaluation_key(seed, index) for seed in self.seeds])
 
     def _evaluate(self, writer: NullWriter, state: TrainState,
                   repeats: int) -> dict[str, np.ndarray]:
@@ -222,7 +221,7 @@ class _Run:
         if self.suite.has_success:
             scores["success"] = np.concatenate([p.success for p in played], -1).mean(-1)
         for values in scores.values():
-            values[[seed - self.config.seed for seed in self.diverged]] = np.nan
+            values[list(self.diverged)] = np.nan
         writer.evaluation({"update": self.update, "wall_seconds": self.wall_seconds,
                            "env_steps": self.update * self.steps_per_update, **scores})
         if np.isfinite(scores["return"]).any():
@@ -248,12 +247,14 @@ class _Run:
             "num_seeds": self.config.num_seeds, "total_steps": self.config.total_steps,
             "env_steps": env_steps, "updates": self.total,
             "wall_seconds": seconds, "compile_seconds": self.compile_seconds,
-            "steps_per_second": env_steps * self.config.num_seeds / seconds,
+            "steps_per_second": env_steps * len(self.seeds) / seconds,
             "parameters": self.learner.problem.network.num_parameters(one_seed),
             "eval": scores, "task_names": self.suite.task_names,
             "suite_version": self.suite.version, "diverged": list(self.diverged.values()),
             "versions": environment.versions(), "device": environment.device(),
             "git": environment.git_state()})
+        if self.config.sweep and self.folder:
+            sweeps.split(self.config, state, self.total, summary)
         if self.folder:
             write_json(self.folder / "summary.json", summary)
         return summary
@@ -274,14 +275,14 @@ def _mean_over_updates(values: np.ndarray) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def _check_same(folder: Path, config: Config) -> None:
+def check_same(folder: Path, config: Config) -> None:
     """Raises UserError naming the first field in which a folder's run differs from `config`."""
     stored = _read_config("--run_dir", folder)
     for here, there in zip(leaves(config), leaves(stored), strict=True):
         if here.name != "run_dir" and here.value != there.value:
             raise UserError(
-                f"--run_dir={folder}: holds a run with --{here.name}={_flag(there.value)}, now "
-                f"{_flag(here.value)}; name another folder or repeat its settings")
+                f"--run_dir={folder}: holds a run with --{here.name}={flag_value(there.value)}, "
+                f"now {flag_value(here.value)}; name another folder or repeat its settings")
 
 
 def _read_config(flag: str, folder: Path) -> Config:
@@ -290,10 +291,6 @@ def _read_config(flag: str, folder: Path) -> Config:
         return from_dict(json.loads((folder / "config.json").read_text()))
     except (ValueError, AttributeError) as error:
         raise UserError(f"{flag}={folder}: its config.json cannot be read: {error}") from error
-
-
-def _flag(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 @contextlib.contextmanager
@@ -340,7 +337,7 @@ def evaluate_run(folder: Path, *, episodes: int = 50, weights: str = "mean",
     def play(variables, obs_stats, key):
         return evaluate(problem, variables, obs_stats, key, episodes=episodes, weights=weights)
 
-    keys = jnp.stack([evaluation_key(seed, s) for s in range(config.num_seeds)])
+    keys = jnp.stack([evaluation_key(seed, s) for s in range(len(config.members()))])
     played = jax.device_get(play(state.variables, state.obs_stats, keys))
     scores = {"run": str(folder), "update": update, "weights": weights, "episodes": episodes,
               "task_names": problem.suite.task_names, "return": played.total.mean(-1)}

@@ -11,16 +11,17 @@ from absl import app, flags, logging
 from varshare_jax.config import Config, Leaf, leaves, replace, with_presets
 from varshare_jax.errors import UserError, unknown
 
-__all__ = ["UserError", "config_from_flags", "define_config_flags", "run", "unknown"]
+__all__ = ["UserError", "config_from_flags", "define_config_flags", "define_number", "run",
+           "unknown"]
 
 
-def run(main: Callable[[list[str]], None]) -> None:
+def run(main: Callable[[list[str]], int | None]) -> None:
     """Runs an absl main; what the user can mend ends as one line and exit code 2."""
-    def guarded(argv: list[str]) -> None:
+    def guarded(argv: list[str]) -> int | None:
         logging.set_verbosity(logging.FATAL)  # orbax logs a traceback of what it then raises
         sys.unraisablehook = _unraisable
         try:
-            main(argv)
+            return main(argv)
         except UserError as error:
             _fail(str(error))
         except OSError as error:
@@ -103,6 +104,11 @@ class _WidthsSerializer(flags.ArgumentSerializer):
         return ",".join(map(str, value))
 
 
+def define_number(name: str, default: int | None, text: str) -> None:
+    """A flag for a whole number, written as people write large ones."""
+    flags.DEFINE(_NumberParser(), name, default, text)
+
+
 def define_config_flags() -> None:
     """A flag for every leaf of the config tree, named by its dotted path, and `--preset`."""
     for leaf in leaves(Config()):
@@ -117,7 +123,7 @@ def _define(leaf: Leaf) -> None:
     if kind is bool:
         flags.DEFINE_bool(leaf.name, leaf.value, text)
     elif kind is int:
-        flags.DEFINE(_NumberParser(), leaf.name, leaf.value, text)
+        define_number(leaf.name, leaf.value, text)
     elif kind is tuple:
         flags.DEFINE(_WidthsParser(), leaf.name, ",".join(map(str, leaf.value)), text,
                      serializer=_WidthsSerializer())

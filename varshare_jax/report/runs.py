@@ -79,14 +79,23 @@ class Run:
 
 
 def load_runs(run_dirs: Sequence[Path]) -> list[Run]:
-    """Loads every directory once, in the order given.
+    """Loads every directory once, in the order given; a sweep counts as its configurations.
 
     Raises UserError for one that is no run directory or that holds damaged files.
     """
     if not run_dirs:
         raise UserError("no run directory given; usage: varshare-report RUN_DIR... --out FILE")
+    run_dirs = [path for run_dir in run_dirs for path in _configurations(run_dir)]
     unique = {path.resolve(): path for path in reversed(run_dirs)}
     return [load_run(path) for path in reversed(unique.values())]
+
+
+def _configurations(path: Path) -> list[Path]:
+    """The folders of a sweep's configurations, there once it is finished; else the run itself."""
+    file = path / "config.json"
+    if not file.is_file() or not _read_json(file).get("sweep"):
+        return [path]
+    return sorted(config.parent for config in path.glob("*/config.json"))
 
 
 def load_run(path: Path) -> Run:

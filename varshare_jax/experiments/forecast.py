@@ -1,0 +1,72 @@
+"""How long a plan will take, from the speed of earlier runs or else from a guess."""
+
+import json
+import statistics
+from collections import defaultdict
+
+from varshare_jax.experiments.plan import Plan, PlannedRun
+from varshare_jax.monitoring import read_rows
+
+# Measured for the demo's methods on two CPU cores: environment steps a second over all seeds,
+# and the seconds of a run outside training (imports, compiling, the last evaluation).
+GUESS = 300_000.0
+STARTUP_SECONDS = 20.0
+
+
+class Forecast:
+    """Speeds [steps/s over all seeds] of a plan's runs so far, by suite and method."""
+
+    def __init__(self, plan: Plan):
+        self._known: dict[tuple[str, ...], list[float]] = defaultdict(list)
+        for path in plan.out.glob("**/summary.json"):
+            summary = json.loads(path.read_text())
+            suite, method = summary["suite"], summary["method"]
+            for key in ((suite, method), (suite,)):
+                self._known[key].append(summary["steps_per_second"])
+
+    def speed(self, run: PlannedRun) -> tuple[float, str]:
+        """Steps/s and where the number is from: the run itself, its method, its suite, a guess."""
+        suite, method = run.config.suite, run.config.method
+        if rows := read_rows(run.folder / "train.jsonl"):
+            return rows[-1]["steps_per_second"], "its own speed so far"
+        for key, source in (((suite, method), "earlier runs of the method"),
+                            ((suite,), "earlier runs of the suite")):
+            if key in self._known:
+                return statistics.median(self._known[key]), source
+        return GUESS, "a guess: no run here yet"
+
+    def seconds(self, run: PlannedRun) -> float:
+        """What is left of a run."""
+        if run.finished:
+            return 0.0
+        rows = read_rows(run.folder / "train.jsonl")
+        done = rows[-1]["env_steps"] if rows else 0
+        left = max(0, run.config.total_steps - done) * len(run.config.members())
+        return STARTUP_SECONDS + left / self.speed(run)[0]
+
+    def table(self, plan: Plan) -> str:
+        """The plan for people: a line per run, then the whole."""
+        width = max(len(run.name) for run in plan.runs)
+        lines = [f"{plan.name}: {plan.title}", ""]
+        for run in plan.runs:
+            config = run.config
+            many = len(config.configurations())
+            swept = f"{many} configurations × " if many > 1 else ""
+            tuned = ", ".join(f"{name}={value}" for name, value in run.tuned.items())
+            lines.append(
+                f"  {run.name:<{width}}  {config.suite}  {config.method}  {swept}"
+                f"{config.num_seeds} seeds from {config.seed}, {config.total_steps:,} steps"
+                + (f", tuned {tuned}" if tuned else "") + "  "
+                + ("finished" if run.finished
+                   else f"{clock(self.seconds(run))} ({self.speed(run)[1]})"))
+        total = sum(self.seconds(run) for run in plan.runs)
+        unfinished = sum(not run.finished for run in plan.runs)
+        return "\n".join([*lines, "", f"  {unfinished} of {len(plan.runs)} runs to do, "
+                                      f"expected time {clock(total)}, into {plan.out}"])
+
+
+def clock(seconds: float) -> str:
+    """1:02:03, or 2:03 below an hour."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,181 @@
+"""Plans: an experiment as a TOML file, read into the runs that it stands for.
+
+A plan's keys are fields of the configuration, by the names of their flags, and those of
+`PLAN_KEYS`. Its table `variants` names runs that change them. What a file says is checked when
+it is loaded for running, not when plans are listed.
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from varshare_jax.config import Config, flatten, leaves, replace, with_presets
+from varshare_jax.errors import UserError, unknown
+
+PLANS = Path(__file__).parent / "plans"
+PLAN_KEYS: dict[str, type] = {
+    "title": str, "methods": list, "variants": dict, "presets": list, "sweep": dict,
+    "tuned": str, "tuning": bool, "evaluations": dict}
+VARIANT_KEYS: dict[str, type] = {"presets": list, "sweep": dict}
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedRun:
+    """One compiled program of a plan: its seeds, and the configurations of its sweep.
+
+    `tuned` are the settings that came from the plan's file of tuned ones.
+    """
+
+    name: str
+    config: Config
+    presets: tuple[str, ...]
+    tuned: Mapping[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.run_dir)
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "summary.json").exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The runs of an experiment in their order, and what follows them.
+
+    `evaluations` holds the flags of `varshare-evaluate` by name, for each run once it is
+    finished. With `tuning` every run sweeps as many configurations, and the best is chosen.
+    """
+
+    name: str
+    title: str
+    out: Path
+    runs: tuple[PlannedRun, ...]
+    tuning: bool
+    evaluations: Mapping[str, Mapping[str, Any]]
+
+
+def names() -> list[str]:
+    """The plans that come with the package."""
+    return sorted(path.stem for path in PLANS.glob("*.toml"))
+
+
+def title(name: str) -> str:
+    """What a plan is for, in a line."""
+    return str(_read(_path(name)).get("title", ""))
+
+
+def load(name: str, out: Path | None = None, *, only: Sequence[str] = (),
+         overrides: Mapping[str, Any] | None = None) -> Plan:
+    """The plan of that name, or in the TOML file of that name, with its runs inside `out`.
+
+    Settings come from the defaults, the presets, the plan, its file of tuned settings, the
+    variant, `overrides`: later ones win. Raises UserError for unknown names, keys and values.
+    """
+    path = _path(name)
+    tree = _read(path)
+    keys = _checked(tree, PLAN_KEYS, f"{path.name}: ")
+    out = out or Path("runs") / path.stem
+    tuned_by_method = _read_tuned(path, keys["tuned"]) if "tuned" in keys else {}
+    variants = {method: {"method": method} for method in keys.get("methods", [])}
+    for variant, change in keys.get("variants", {}).items():
+        if not isinstance(change, dict):
+            raise UserError(f"{path.name}: variants.{variant}={change!r}: must be a table")
+        variants[variant] = variants.get(variant, {}) | change
+    if not variants:
+        raise UserError(f"{path.name}: names no run; give it 'methods' or 'variants'")
+    for wanted in only:
+        if wanted not in variants:
+            raise unknown("--only", wanted, variants)
+    runs = tuple(
+        _planned(path.name, variant, tree, change, tuned_by_method,
+                 {"run_dir": str(out / variant)} | dict(overrides or {}))
+        for variant, change in variants.items() if not only or variant in only)
+    tuning = keys.get("tuning", False)
+    if tuning:
+        _check_effort(path.name, runs)
+    return Plan(path.stem, keys.get("title", ""), out, runs, tuning, keys.get("evaluations", {}))
+
+
+def _planned(file: str, name: str, base: Mapping[str, Any], change: Mapping[str, Any],
+             tuned_by_method: Mapping[str, Any], overrides: Mapping[str, Any]) -> PlannedRun:
+    where = f"{file}: variant {name}: "
+    common = _checked(base, PLAN_KEYS, f"{file}: ")
+    own = _checked(change, VARIANT_KEYS, where)
+    settings, changes = _settings(base, PLAN_KEYS), _settings(change, VARIANT_KEYS)
+    method = changes.get("method", settings.get("method"))
+    if method is None:
+        raise UserError(f"{where}names no method")
+    presets = (*common.get("presets", []), *own.get("presets", []))
+    sweep = dict(flatten(common.get("sweep", {}))) | dict(flatten(own.get("sweep", {})))
+    tuned = tuned_by_method.get(method, {})
+    swept = {"sweep": _sweep_text(where, sweep)} if sweep else {}
+    try:
+        config = with_presets(Config(), presets)
+        for layer in (settings, tuned, changes, swept, overrides):
+            config = replace(config, layer)
+        config.validate()
+    except UserError as error:
+        raise UserError(f"{where}{error}") from error
+    return PlannedRun(name, config, presets, tuned)
+
+
+def _settings(tree: Mapping[str, Any], keys: Mapping[str, type]) -> dict[str, Any]:
+    return dict(flatten({name: value for name, value in tree.items() if name not in keys}))
+
+
+def _checked(tree: Mapping[str, Any], keys: Mapping[str, type], where: str) -> dict[str, Any]:
+    """The entries of a table that are no settings; UserError for unknown ones of either kind."""
+    allowed = {leaf.name for leaf in leaves(Config())} - {"run_dir", "sweep"}
+    for name in _settings(tree, keys):
+        if name not in allowed:
+            raise unknown(f"{where}key", name, [*allowed, *keys])
+    found = {name: tree[name] for name in keys if name in tree}
+    for name, value in found.items():
+        if not isinstance(value, keys[name]):
+            raise UserError(f"{where}{name}={value!r}: must be a {keys[name].__name__}")
+    return found
+
+
+def _sweep_text(where: str, sweep: Mapping[str, Any]) -> str:
+    for name, values in sweep.items():
+        if not isinstance(values, list) or not values:
+            raise UserError(f"{where}sweep.{name}={values!r}: must be a list of numbers")
+    return ";".join(f"{name}={','.join(map(str, values))}" for name, values in sweep.items())
+
+
+def _check_effort(file: str, runs: Sequence[PlannedRun]) -> None:
+    counts = {run.name: len(run.config.configurations()) for run in runs}
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise UserError(f"{file}: tuning must try as many configurations for every run, not "
+                        f"{told}")
+
+
+def _read_tuned(plan: Path, name: str) -> dict[str, dict[str, Any]]:
+    """Settings by method, from a file that a tuning plan wrote; named as seen from the plan."""
+    path = plan.parent / name
+    if not path.is_file():
+        raise UserError(f"{plan.name}: tuned={name}: there is no file {path}; a tuning plan "
+                        f"writes one as tuned.toml into its folder")
+    return {method: dict(flatten(settings)) for method, settings in _read(path).items()}
+
+
+def _path(name: str) -> Path:
+    if name.endswith(".toml"):
+        if not Path(name).is_file():
+            raise UserError(f"experiment {name}: there is no such file")
+        return Path(name)
+    if name not in names():
+        raise unknown("experiment", name, names())
+    return PLANS / f"{name}.toml"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path.name}: not TOML: {error}") from error
