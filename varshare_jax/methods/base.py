@@ -12,6 +12,7 @@ from varshare_jax.config import Config
 from varshare_jax.networks.actor_critic import ActorCritic
 from varshare_jax.networks.layers import Parametrization
 from varshare_jax.types import Continuous, Discrete, Variables
+from varshare_jax.variational.gaussian import is_gaussian
 
 Scalars = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -101,6 +102,20 @@ class MultiTaskNetwork:
         """Each task's penalty [M] and metrics, each [M]."""
         pay = jax.vmap(lambda task, _: self.method.penalty(task, scalars))
         return pay(variables["task"], jnp.arange(self.num_tasks))
+
+    def task_vectors(self, variables: Variables) -> jax.Array:
+        """What each task does to the shared weights, as vectors [M, P].
+
+        Its own parameters, the means of random ones; output layers only where it has no others.
+        P = 0 if tasks own nothing, or share nothing that would make their parameters comparable.
+        """
+        task = variables["task"] if variables["shared"] else {}
+        trunk = {name: branch for name, branch in task.items()
+                 if not name.endswith(("_head", "log_std"))}
+        leaves = jax.tree.leaves(trunk or task, is_leaf=is_gaussian)
+        means = [leaf.mean if is_gaussian(leaf) else leaf for leaf in leaves]
+        return jnp.concatenate([jnp.zeros((self.num_tasks, 0)),
+                                *(x.reshape(self.num_tasks, -1) for x in means)], axis=1)
 
     def num_parameters(self, variables: Variables) -> dict[str, int]:
         """`active`: read by one task's forward pass in training; `stored`: by all tasks."""
