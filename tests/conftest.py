@@ -135,6 +135,8 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert rows(one, name) == rows(other, name)
     summaries = [json.loads((f / "summary.json").read_text()) for f in (one, other)]
     assert summaries[0]["eval"] == summaries[1]["eval"]
+    cosines = [(folder / "similarity.json").read_text() for folder in (one, other)]
+    assert cosines[0] == cosines[1]
     assert monitoring.read_rows(one / "train.jsonl")[-1]["update"] == newest(one)
 
 

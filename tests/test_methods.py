@@ -358,3 +358,27 @@ def test_one_update_trains(method):
     changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), state.variables, after.variables)
     assert all(jax.tree.leaves(changed)), "every parameter must learn"
     assert int(after.update) == 1
+
+
+def test_task_vectors_are_what_tasks_do_to_the_shared_weights():
+    def size(method):
+        net = network(method)
+        shapes = jax.eval_shape(lambda key: net.task_vectors(net.init(key)), jax.random.key(0))
+        return shapes.shape
+
+    trunks = 2 * ((D * 8 + 8) + (8 * 8 + 8))
+    heads = (8 * 4 + 4) + (8 + 1)
+    assert size("independent") == (M, 0)
+    assert size("hard_sharing") == (M, heads)
+    assert size("l2_soft") == size("varshare") == (M, trunks)
+
+
+def test_task_vectors_hold_the_means_of_their_own_task():
+    net = network("varshare", "continuous")
+    variables = jax.tree.map(lambda x: jnp.zeros(x.shape),
+                             jax.eval_shape(net.init, jax.random.key(0)))
+    q = Gaussian(jnp.zeros((M, 8)).at[1].set(5.0), jnp.full((M, 8), 9.0))
+    variables["task"]["actor_0"]["bias"] = q
+    vectors = net.task_vectors(variables)
+    assert (vectors == 5.0).sum(axis=1).tolist() == [0, 8, 0]
+    assert not (vectors == 9.0).any()

@@ -55,6 +55,17 @@ def test_a_resumed_run_is_bit_identical_to_one_never_stopped(cli, interrupted, f
     assert_same_run(run.folder, straight.folder)
 
 
+def test_a_finished_run_tells_how_alike_its_tasks_have_become(finished):
+    run = finished("l2_soft")
+    seeds, tasks = SUITES[PAIRS["l2_soft"]]
+    cosines = np.array(json.loads((run.folder / "similarity.json").read_text()))
+    assert cosines.shape == (seeds, tasks, tasks)
+    np.testing.assert_array_equal(cosines, cosines.swapaxes(1, 2))
+    np.testing.assert_allclose(np.diagonal(cosines, axis1=1, axis2=2), 1.0)
+    summary = json.loads((run.folder / "summary.json").read_text())
+    assert (summary["score_range"] is not None) == ("cartpole" in run.settings.suite)
+
+
 def damage_newest(folder: Path) -> None:
     """Flips one bit in the middle of the largest file of the newest checkpoint."""
     files = (folder / "checkpoints" / str(newest(folder))).rglob("*")

@@ -9,7 +9,9 @@ import pytest
 
 from varshare_jax import statistics
 from varshare_jax.errors import UserError
-from varshare_jax.report import figures, write_report
+from varshare_jax.report import comparison_figures, figures, write_report
+from varshare_jax.report.drawing import style_of
+from varshare_jax.report.estimates import comparisons
 from varshare_jax.report.runs import load_run, load_runs
 from varshare_jax.report.sections import group
 
@@ -26,7 +28,8 @@ def make_run(tmp_path):
     """Writes a run directory: two evaluations, the last of them equal to the final scores."""
 
     def make(name="run", *, method="varshare", suite="toy", scores=SCORES, tasks=TASKS,
-             finished=True, metrics=None, success=None, config=None, **summary):
+             finished=True, metrics=None, success=None, config=None, similarity=None,
+             **summary):
         path = tmp_path / "runs" / name
         path.mkdir(parents=True)
         scores = np.asarray(scores, float)
@@ -34,21 +37,24 @@ def make_run(tmp_path):
         (path / "config.json").write_text(json.dumps({
             "suite": suite, "method": method, "num_seeds": seeds, "seed": 7,
             "total_steps": 5000, "run_dir": str(path), **(config or {})}))
+        other = {"success": success} if success else {}
         rows = [{"update": i, "env_steps": 1000 * i, "wall_seconds": 2.5 * i, "return": nulls(r)}
-                for i, r in ((1, np.zeros_like(scores) - 1), (2, scores))]
+                | other for i, r in ((1, np.zeros_like(scores) - 1), (2, scores))]
         write_lines(path / "eval.jsonl", rows)
         write_lines(path / "train.jsonl", [
             {"update": i, "env_steps": i, "wall_seconds": 1.0, "metrics": {
                 key: nulls(np.asarray(value) * i) for key, value in (metrics or {}).items()}}
             for i in (1, 2)])
+        if similarity is not None:
+            (path / "similarity.json").write_text(json.dumps(similarity))
         if finished:
-            evaluation = {"return": nulls(scores)} | ({"success": success} if success else {})
             (path / "summary.json").write_text(json.dumps({
                 "suite": suite, "method": method, "num_seeds": seeds, "total_steps": 5000,
                 "env_steps": 5120, "wall_seconds": 12.34, "compile_seconds": 1.5,
                 "steps_per_second": 9876.4, "parameters": {"active": 1234, "stored": 45678},
-                "eval": evaluation, "task_names": list(tasks), "diverged": [],
-                "versions": {"jax": "1.2.3"}, "device": {"kind": "abacus"}, **summary}))
+                "eval": {"return": nulls(scores)} | other, "task_names": list(tasks),
+                "diverged": [], "versions": {"jax": "1.2.3"},
+                "device": {"kind": "abacus"}, **summary}))
         return path
 
     return make
@@ -106,16 +112,29 @@ def report(tmp_path):
 
 def test_headline_shows_the_aggregates_and_the_cost(make_run, report):
     written, page = report(make_run())
-    low, high = statistics.bootstrap_interval(SCORES, statistics.interquartile_mean,
-                                              rng=np.random.default_rng(0))
-    # Sorted: 1 3 3 4 5 8 20 40 60, two cut at either end.
+    intervals = [statistics.bootstrap_interval(SCORES, statistic, rng=np.random.default_rng(0))
+                 for statistic in (statistics.interquartile_mean, statistics.mean,
+                                   statistics.median)]
+    # Sorted: 1 3 3 4 5 8 20 40 60, two cut at either end; the tasks' means are 3, 40 and 5.
+    aggregates = [f"{value} [{low:.2f}, {high:.2f}]" for value, (low, high)
+                  in zip(("8.00", "16.00", "5.00"), intervals, strict=True)]
     assert page.texts("Results") == [
-        ["Method", "IQM [95 % CI]", "Mean", "Worst task", "Parameters active / stored",
-         "Env steps", "Wall s", "Compile s", "Steps/s", "Seeds"],
-        ["varshare", f"8.00 [{low:.2f}, {high:.2f}]", "16.00", "3.00 (alpha)",
-         "1,234 / 45,678", "5,120", "12.3", "1.5", "9,876", "3"]]
-    for cell in page.texts("Results")[1]:
-        assert cell in written.text_table
+        ["Method", "IQM [95 % CI]", "Mean", "Median", "Worst task"],
+        ["varshare", *aggregates, "3.00 (alpha)"]]
+    assert page.texts("Parameters and cost") == [
+        ["Method", "Active in training", "Stored", "Env steps", "Wall s", "Compile s", "Steps/s",
+         "Seeds"], ["varshare", "1,234", "45,678", "5,120", "12.3", "1.5", "9,876", "3"]]
+    for heading in ("Results", "Parameters and cost"):
+        for cell in page.texts(heading)[1]:
+            assert cell in written.text_table
+
+
+def test_merged_parameters_are_shown_where_a_run_counts_them(make_run, report):
+    counted = {"active": 3000, "merged": 1000, "stored": 9000}
+    _, page = report(make_run("a", method="a", parameters=counted), make_run("b", method="b"))
+    assert [row[:4] for row in page.texts("Parameters and cost")] == [
+        ["Method", "Active in training", "Active when merged", "Stored"],
+        ["a", "3,000", "1,000", "9,000"], ["b", "1,234", "–", "45,678"]]
 
 
 def test_text_table_is_aligned(make_run, report):
@@ -152,7 +171,7 @@ def test_diverged_scores_count_as_the_worst_of_their_task(make_run, report):
     written, page = report(run)
     # The first evaluation was -1 everywhere, so the lost 40 counts as -1.
     assert page.texts("Results")[1][0] == "varshare†"
-    assert page.texts("Results")[1][2] == f"{(SCORES.sum() - 40 - 1) / 9:.2f}"
+    assert page.texts("Results")[1][2].split()[0] == f"{(SCORES.sum() - 40 - 1) / 9:.2f}"
     assert "† varshare: 1 of 9 final returns are NaN" in written.text_table
     assert "varshare diverged: seed 1 on beta" in written.text_table
     with written.csv.open() as file:
@@ -163,15 +182,16 @@ def test_fill_falls_back_to_the_run_where_a_task_never_scored(make_run):
     run = make_run(scores=[[np.nan, 4.0], [np.nan, 6.0]], tasks=("a", "b"))
     write_lines(run / "eval.jsonl", [])
     entry = group(load_runs([run]))[0].entries[0]
-    np.testing.assert_array_equal(entry.returns, [[4.0, 4.0], [4.0, 6.0]])
+    np.testing.assert_array_equal(entry.scores, [[4.0, 4.0], [4.0, 6.0]])
     assert entry.replaced == 2
 
 
 def test_a_run_that_is_all_nan_is_listed_without_scores(make_run, report):
     lost = make_run("lost", method="lost", scores=np.full((3, 3), np.nan))
     write_lines(lost / "eval.jsonl", [])
-    _, page = report(make_run(), lost)
-    assert page.texts("Results")[2][:3] == ["lost", "every return is NaN", "–"]
+    written, page = report(make_run(), lost)
+    assert page.texts("Results")[2] == ["lost", "–", "–", "–", "–"]
+    assert "lost: every return is NaN." in written.text_table
     assert page.texts("Final return of each task")[0] == ["Task", "varshare"]
 
 
@@ -184,7 +204,7 @@ def test_csv_has_a_row_per_seed_and_task(make_run, report):
     assert rows[5] == {"suite": "toy", "method": "varshare", "run": "a", "seed": "8",
                        "task": "gamma", "return": "4.0", "success": "1.0"}
     assert rows[9]["success"] == ""
-    assert [row[4] for row in page.texts("Results")] == ["Success", "50.0%", "–"]
+    assert [row[-1] for row in page.texts("Results")] == ["Success rate", "50.0%", "–"]
 
 
 def test_unfinished_run_takes_its_latest_evaluation_and_ignores_the_cut_off_line(
@@ -194,8 +214,9 @@ def test_unfinished_run_takes_its_latest_evaluation_and_ignores_the_cut_off_line
         with (run / name).open("a") as file:
             file.write('{"update": 3, "env_steps": 3000, "ret')
     written, page = report(run)
-    method, iqm, *_, steps, wall, compiled, speed, _ = page.texts("Results")[1]
-    assert (method, iqm.split()[0], steps, wall) == ("varshare‡", "8.00", "2,000", "5.0")
+    assert page.texts("Results")[1][1].split()[0] == "8.00"
+    method, steps, wall, compiled, speed, _ = page.texts("Parameters and cost")[1]
+    assert (method, steps, wall) == ("varshare‡", "2,000", "5.0")
     assert compiled == speed == "–"
     assert "‡ varshare: not finished (to end at 5,000 env steps)" in written.text_table
     assert page.texts("Final return of each task")[1][0] == "task 0"
@@ -286,7 +307,8 @@ def test_page_is_self_contained_and_reproducible(make_run, report):
     text = written.page.read_text()
     assert not {"link", "script", "iframe"} & {tag for tag, _ in page.tags}
     sources = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
-    assert len(sources) == 1 + len(TASKS)
+    # Curves over steps and seconds, P, differences, profiles, the key, a panel for each task.
+    assert len(sources) == 2 + 2 + 1 + len(runs) + len(TASKS)
     for source in sources:
         kind, data = source.split(",")
         assert kind == "data:image/svg+xml;base64"
@@ -311,18 +333,21 @@ def test_learning_curve_plots_the_iqm_and_its_interval(make_run):
     np.testing.assert_allclose([at_end.min(), at_end.max()], [low, high])
 
 
-def test_lines_stay_apart_with_more_runs_than_colours(make_run):
+def test_lines_stay_apart_in_print_with_more_runs_than_colours(make_run):
     runs = [make_run(f"{i:02}", method=f"method_{i}") for i in range(16)]
     section, = group(load_runs(runs))
-    assert len({figures.style_of(entry) for entry in section.entries}) == 16
+    styles = [style_of(entry) for entry in section.entries]
+    assert len({(style.dashes, style.marker) for style in styles}) == 16
 
 
 def test_one_seed_and_one_task(make_run, report):
     written, page = report(make_run(scores=[[5.0]], tasks=("only",)))
-    assert page.texts("Results")[1][1:4] == ["5.000", "5.000", "5.000 (only)"]
+    assert page.texts("Results")[1][1:4] == ["5.000", "5.000", "5.000"]
     assert "One seed gives no confidence interval." in written.text_table
     assert page.texts("Final return of each task")[1] == ["only", "5.000"]
-    assert len([tag for tag, _ in page.tags if tag == "img"]) == 1
+    pictures = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
+    assert pictures == ["Learning curves on toy against steps",
+                        "Learning curves on toy against seconds", "Performance profiles on toy"]
 
 
 def test_each_suite_has_its_section_and_may_differ_in_tasks(make_run, report, tmp_path):
@@ -349,8 +374,9 @@ def test_runs_of_a_suite_must_have_the_same_tasks(make_run):
 def test_run_without_evaluation_is_listed_but_cannot_stand_alone(make_run, report):
     empty = make_run("empty", method="late", finished=False)
     (empty / "eval.jsonl").unlink()
-    _, page = report(make_run(), empty)
-    assert page.texts("Results")[2][:2] == ["late‡", "no evaluation yet"]
+    written, page = report(make_run(), empty)
+    assert page.texts("Results")[2][:2] == ["late‡", "–"]
+    assert "late: no evaluation yet." in written.text_table
     with pytest.raises(UserError, match="no run has an evaluation yet"):
         report(empty)
 
@@ -399,3 +425,150 @@ def test_outputs_that_cannot_be_written_are_named_and_leave_nothing(make_run, tm
     with pytest.raises(UserError, match="cannot write"):
         write_report([run], tmp_path / "file" / "report.html")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "runs"]
+
+
+RANGE = {"random": [1.0, 0.0, 3.0], "target": [5.0, 60.0, 8.0]}
+
+
+def test_learning_curves_over_wall_clock(make_run):
+    sections = group(load_runs([make_run()]))
+    line, = figures.learning_curves(sections, figures.SECONDS).axes[0].lines
+    np.testing.assert_array_equal(line.get_xdata(), [2.5, 5.0])
+
+
+def test_optimality_gap_is_that_of_scores_on_the_suites_scale(make_run, report):
+    _, page = report(make_run(score_range=RANGE))
+    # What misses the target: 1, ½, 0; ⅔, ⅓, 0; 1, ⅘, 0.
+    gap = np.mean([1, 0.5, 0, 2 / 3, 1 / 3, 0, 1, 0.8, 0])
+    assert page.texts("Results")[0][4] == "Optimality gap"
+    assert page.texts("Results")[1][4].startswith(f"{gap:.3f} [")
+
+
+def test_success_is_the_measure_where_every_evaluation_has_it(make_run, report):
+    success = [[0.0, 0.5, 1.0], [0.0, 1.0, 1.0], [0.0, 0.0, 1.0]]
+    _, page = report(make_run(success=success), make_run("b", method="b", success=success))
+    assert [row[0:3:2] for row in page.texts("Results")[1:]] == [
+        ["varshare", page.texts("Results")[1][2]], ["b", page.texts("Results")[1][2]]]
+    assert page.texts("Results")[1][2].startswith("0.500 [")
+    assert [row[-1] for row in page.texts("Results")] == ["Return", "16.00", "16.00"]
+    assert "Final success rate of each task" in page.tables
+
+
+def test_each_other_run_is_compared_with_varshare(make_run, report):
+    better = make_run("z", method="varshare", scores=SCORES + np.array([0.5, 2.0, 0.0]))
+    _, page = report(make_run("a", method="a"), better)
+    heading = "varshare against each other method"
+    difference = 2.5 / 3  # the same for every seed, so the interval is a point
+    row = page.texts(heading)[1]
+    # Of nine pairs in each task 6, 6 and 3 + 3/2 are won: half a tie is half a win.
+    assert row[0] == "a"
+    assert row[1].startswith(f"{(6 + 6 + 4.5) / 27:.2f} [")
+    assert row[2:] == [f"{difference:.2f} [{difference:.2f}, {difference:.2f}]", "3 of 3"]
+    assert [attributes.get("class") for _, attributes in page.tables[heading][1][1:]] == [
+        None, "strong", None]
+
+
+def test_only_seeds_in_common_are_paired(make_run):
+    ours = make_run("a", scores=SCORES, config={"seed": 8})  # seeds 8, 9, 10 against 7, 8, 9
+    comparison, = comparisons(group(load_runs([ours, make_run("b", method="b")]))[0])
+    np.testing.assert_allclose(comparison.by_seed, (SCORES[:2] - SCORES[1:]).mean(axis=1))
+    figure = comparison_figures.paired_differences(
+        group(load_runs([ours]))[0], [comparison])
+    rings, *_ = figure.axes[0].lines
+    np.testing.assert_allclose(rings.get_xdata(), comparison.by_seed)
+
+
+def test_runs_without_a_common_seed_are_compared_unpaired(make_run, report):
+    _, page = report(make_run("a", config={"seed": 100}), make_run("b", method="b"))
+    assert page.texts("varshare against each other method")[1][2:] == ["no seed in common", "–"]
+
+
+def test_focus_names_the_run_that_others_are_compared_with(make_run, report):
+    runs = make_run("a", method="a"), make_run("b"), make_run("c", method="c")
+    assert "varshare against each other method" in report(*runs)[1].tables
+    page = report(*runs, focus="c")[1]
+    assert [row[0] for row in page.texts("c against each other method")] == [
+        "c against", "a", "varshare"]
+    with pytest.raises(UserError, match=r"--focus=vashare: unknown; .* did you mean 'varshare'"):
+        report(*runs, focus="vashare")
+
+
+def test_retention_is_the_share_of_what_the_oracle_gains_over_random(make_run, report):
+    oracle = make_run("o", method="independent", score_range=RANGE)  # means 3, 40, 5
+    _, page = report(oracle, make_run(scores=SCORES * 0 + [[2.0, 30.0, 5.0]]))
+    assert page.texts("Retention of the single-task oracle") == [
+        ["Task", "varshare"], ["alpha", "50.0%"], ["beta", "75.0%"], ["gamma", "100.0%"],
+        ["Mean", "75.0%"], ["95 % CI", "[75.0, 75.0]"]]
+
+
+def test_retention_leaves_out_tasks_on_which_the_oracle_is_no_better_than_random(
+        make_run, report):
+    known = {"random": [1.0, 50.0, 3.0], "target": [5.0, 60.0, 8.0]}
+    written, page = report(make_run("o", method="independent", score_range=known),
+                           make_run(score_range=known))
+    assert page.texts("Retention of the single-task oracle")[1:5] == [
+        ["alpha", "100.0%"], ["beta", "–"], ["gamma", "100.0%"], ["Mean", "100.0%"]]
+    assert "no better than random on beta" in written.page.read_text()
+
+
+def test_retention_of_negative_returns_needs_a_known_zero(make_run, report):
+    written, page = report(make_run("o", method="independent", scores=-SCORES),
+                           make_run(scores=-SCORES))
+    assert "Retention of the single-task oracle" not in page.tables
+    assert "would mean nothing" in written.page.read_text()
+
+
+def test_worst_tasks_are_named_from_the_worst(make_run, report):
+    _, page = report(make_run())
+    head, row = page.texts("Worst tasks")
+    assert head == ["Method", "Worst task [95 % CI]", "Mean of the 2 worst [95 % CI]",
+                    "From the worst"]
+    assert [row[1].split()[0], row[2].split()[0], row[3]] == ["3.00", "4.00", "alpha, gamma"]
+
+
+def test_performance_profiles_show_the_fraction_above(make_run):
+    section, = group(load_runs([make_run(score_range=RANGE)]))
+    line, = comparison_figures.performance_profiles(section).axes[0].lines
+    x, y = line.get_data()
+    assert (y[0], y[-1]) == (1.0, 0.0)
+    # On the scale: 0, ⅓, 0 of the first seed, ½, ⅔, ⅕ of the second, and three times 1.
+    np.testing.assert_allclose(y[np.searchsorted(x, [0.1, 0.4, 0.75])], [7 / 9, 5 / 9, 3 / 9])
+    assert (np.diff(y) <= 0).all()
+
+
+def test_similarity_of_tasks_is_averaged_over_seeds(make_run, report):
+    one = np.eye(3).tolist()
+    other = [[1.0, 0.5, None], [0.5, 1.0, None], [None, None, None]]
+    runs = (make_run("a", similarity=[one, other, one]), make_run("b", method="b", similarity=[]))
+    written, page = report(*runs)
+    assert "Similarity of tasks under varshare" in [
+        attributes.get("alt") for _, attributes in page.tags]
+    assert "b: no parameters of the tasks" in written.page.read_text()
+    cosines = load_run(runs[0]).similarity
+    np.testing.assert_array_equal(cosines[1], np.array(other, float))
+    texts = comparison_figures.task_similarity(
+        "x", np.nanmean(cosines, axis=0), TASKS, (0.0, 1.0)).axes[0].texts
+    assert [text.get_text() for text in texts] == ["0.17", "0.00", "0.17", "0.00", "0.00", "0.00"]
+
+
+def test_damaged_similarity_is_named(make_run):
+    for content in ([[[1.0, 0.5]]], [[1.0]], "x", [[["x"]]]):
+        run = make_run(f"run_{content}"[:12].replace("/", ""), similarity=content)
+        with pytest.raises(UserError, match=r"similarity\.json"):
+            load_run(run)
+
+
+def test_every_method_is_in_every_table_when_there_are_ten(make_run, report):
+    rng = np.random.default_rng(0)
+    methods = ["varshare", "independent", *(f"method_{i}" for i in range(8))]
+    tasks = tuple(f"task_{m}" for m in range(10))
+    known = {"random": [0.0] * 10, "target": [500.0] * 10}
+    _, page = report(*(make_run(method, method=method, tasks=tasks, score_range=known,
+                                scores=rng.uniform(100, 500, (10, 10))) for method in methods))
+    by_rows = {"Results": 10, "Parameters and cost": 10, "Worst tasks": 10,
+               "varshare against each other method": 9}
+    for heading, count in by_rows.items():
+        assert {row[0] for row in page.texts(heading)[1:]} == set(methods[-count:])
+    assert page.texts("Final return of each task")[0] == ["Task", *methods]
+    assert page.texts("Retention of the single-task oracle")[0] == [
+        "Task", "varshare", *methods[2:]]

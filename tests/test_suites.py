@@ -103,3 +103,22 @@ def test_one_task_suites_step(name):
 def test_unknown_suites_are_answered_with_the_nearest(name, near):
     with pytest.raises(UserError, match=f"did you mean '{near}"):
         suites.make(name)
+
+
+def test_random_returns_are_those_of_random_actions():
+    suite, envs = suites.make("cartpole10"), 512
+
+    def step(carry, key):
+        state, total, done = carry
+        action_key, step_key = jax.random.split(key)
+        action = jax.random.randint(action_key, (10, envs), 0, suite.action_space.n)
+        state, out = suite.step(jax.random.split(step_key, (10, envs)), state, action)
+        total += jnp.where(done, 0.0, out.reward)
+        return (state, total, done | out.terminated | out.truncated), None
+
+    state, _ = suite.reset(keys(0, 10, envs))
+    start = state, jnp.zeros((10, envs)), jnp.zeros((10, envs), bool)
+    _, total, done = jax.lax.scan(step, start, jax.random.split(jax.random.key(1), 300))[0]
+    assert done.all()
+    np.testing.assert_allclose(total.mean(1), suite.score_range.random, rtol=0.1)
+    assert suite.score_range.target == (500.0,) * 10

@@ -22,6 +22,7 @@ from varshare_jax.errors import UserError
 from varshare_jax.evaluation import evaluate, evaluation_key
 from varshare_jax.learner import Learner
 from varshare_jax.monitoring import NullWriter, Progress, RunWriter, plain, warn, write_json
+from varshare_jax.statistics import cosine_similarity
 from varshare_jax.types import TrainState
 
 
@@ -251,13 +252,22 @@ class _Run:
             "parameters": self.learner.problem.network.num_parameters(one_seed),
             "eval": scores, "task_names": self.suite.task_names,
             "suite_version": self.suite.version, "diverged": list(self.diverged.values()),
+            "score_range": self.suite.score_range and self.suite.score_range._asdict(),
             "versions": environment.versions(), "device": environment.device(),
             "git": environment.git_state()})
         if self.config.sweep and self.folder:
             sweeps.split(self.config, state, self.total, summary)
         if self.folder:
+            write_json(self.folder / "similarity.json", self._task_similarity(state))
             write_json(self.folder / "summary.json", summary)
         return summary
+
+    def _task_similarity(self, state: TrainState) -> list[np.ndarray]:
+        """Cosines [S, M, M] between the tasks' own parameters; empty where they have none."""
+        seeds = (jax.tree.map(lambda x, s=s: x[s], state.variables)
+                 for s in range(self.config.num_seeds))  # one at a time: they may be large
+        vectors = map(self.learner.problem.network.task_vectors, seeds)
+        return [np.round(cosine_similarity(v), 4) for v in vectors if v.size]
 
 
 def _evaluate_seeds(learner: Learner, state: TrainState, keys: jax.Array):

@@ -9,11 +9,14 @@ from varshare_jax.report import write_report
 
 _OUT = flags.DEFINE_string("out", "report.html", "page to write; report.csv goes beside it")
 _FIGURE_PNG = flags.DEFINE_string("figure_png", None, "also write the learning curves as PNG")
+_FOCUS = flags.DEFINE_string(
+    "focus", None, "run that the others are compared with; default: the first of varshare")
 
 
 def _run(argv: list[str]) -> None:
     figure = Path(_FIGURE_PNG.value) if _FIGURE_PNG.value else None
-    report = write_report([Path(name) for name in argv[1:]], Path(_OUT.value), figure_png=figure)
+    report = write_report([Path(name) for name in argv[1:]], Path(_OUT.value), figure_png=figure,
+                          focus=_FOCUS.value)
     print(report.text_table)
     for path in (report.page, report.csv, report.figure):
         if path:

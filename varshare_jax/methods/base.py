@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from varshare_jax.config import Config
 from varshare_jax.errors import UserError
 from varshare_jax.gradients import COMBINERS, Combiner
-from varshare_jax.networks.actor_critic import ActorCritic, make_critic
+from varshare_jax.networks.actor_critic import HEADS, ActorCritic, make_critic
 from varshare_jax.networks.critics import CategoricalCritic, ScalarCritic
 from varshare_jax.networks.torsos import TORSOS
 from varshare_jax.types import Continuous, Discrete, Variables
@@ -178,6 +178,19 @@ class MultiTaskNetwork:
         return jax.tree.map(lambda leaf: leaf.mean if is_gaussian(leaf) else leaf,
                             self._over_tasks(self.method.compose)(*self._tasks(variables)),
                             is_leaf=is_gaussian)
+
+    def task_vectors(self, variables: Variables) -> jax.Array:
+        """What each task does to the shared weights, as vectors [M, P].
+
+        Its own parameters, the means of random ones; output layers only where it has no others.
+        P = 0 if tasks own nothing, or share nothing that would make their parameters comparable.
+        """
+        task = variables["task"] if variables["shared"] else {}
+        trunk = {name: branch for name, branch in task.items() if name not in HEADS}
+        leaves = jax.tree.leaves(trunk or task, is_leaf=is_gaussian)
+        means = [leaf.mean if is_gaussian(leaf) else leaf for leaf in leaves]
+        return jnp.concatenate([jnp.zeros((self.num_tasks, 0)),
+                                *(x.reshape(self.num_tasks, -1) for x in means)], axis=1)
 
     def num_parameters(self, variables: Variables) -> dict[str, int]:
         """How many numbers one task's forward pass reads, and how many all tasks keep.

@@ -31,7 +31,8 @@ class Run:
 
     `evaluations` are those during training, by env steps. `final` is the evaluation of the
     trained policy or, while training goes on, the latest one; None before the first.
-    `last_metrics` are those of the last logged update, each [S, M].
+    `last_metrics` are those of the last logged update, each [S, M]. `similarity` [S, M, M] holds
+    the cosines between the tasks' own parameters; None where they have none, or before the end.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class Run:
     evaluations: tuple[Evaluation, ...]
     final: Evaluation | None
     last_metrics: Mapping[str, np.ndarray]
+    similarity: np.ndarray | None = None
 
     @property
     def suite(self) -> str:
@@ -52,6 +54,12 @@ class Run:
     @property
     def num_seeds(self) -> int:
         return int(self.config["num_seeds"])
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The numbers of its seeds [S]; equal numbers pair up across runs."""
+        first = int(self.config.get("seed", 0))
+        return tuple(range(first, first + self.num_seeds))
 
     @property
     def finished(self) -> bool:
@@ -69,6 +77,12 @@ class Run:
         """Names [M]; None before the run has finished."""
         names = (self.summary or {}).get("task_names")
         return None if names is None else tuple(str(name) for name in names)
+
+    @property
+    def score_range(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Returns [M] that count as 0 and as 1 on this suite; None where it names none."""
+        known = (self.summary or {}).get("score_range")
+        return known and (np.array(known["random"], float), np.array(known["target"], float))
 
     def number(self, *names: str) -> float | None:
         """A number of the summary by its path of names; None where it has none."""
@@ -112,7 +126,8 @@ def load_run(path: Path) -> Run:
     summary = _read_json(path / "summary.json") if finished else None
     final = _final(path / "summary.json", summary, seeds)
     final = final or (evaluations[-1] if evaluations else None)
-    return Run(path, config, summary, evaluations, final, _last_metrics(path / "train.jsonl"))
+    return Run(path, config, summary, evaluations, final, _last_metrics(path / "train.jsonl"),
+               _similarity(path / "similarity.json", seeds))
 
 
 def _final(file: Path, summary: Mapping[str, Any] | None, seeds: int) -> Evaluation | None:
@@ -120,6 +135,20 @@ def _final(file: Path, summary: Mapping[str, Any] | None, seeds: int) -> Evaluat
         return None
     row = {"env_steps": summary.get("env_steps"), "wall_seconds": summary.get("wall_seconds")}
     return _evaluation(str(file), row | summary["eval"], seeds)
+
+
+def _similarity(file: Path, seeds: int) -> np.ndarray | None:
+    if not file.is_file():
+        return None
+    try:
+        cosines = np.array(json.loads(file.read_bytes()), float)  # null becomes NaN
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file}: not a list of matrices ({error})") from error
+    if cosines.size == 0:
+        return None
+    if cosines.ndim != 3 or len(cosines) != seeds or cosines.shape[1] != cosines.shape[2]:
+        raise UserError(f"{file}: shape {cosines.shape} is not [num_seeds, num_tasks, num_tasks]")
+    return cosines
 
 
 def _evaluations(file: Path, seeds: int) -> tuple[Evaluation, ...]:

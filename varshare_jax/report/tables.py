@@ -1,6 +1,5 @@
-"""The report's tables as plain data, and their rendering as aligned text."""
+"""The report's tables of single runs: aggregates, costs, tasks, layers, settings, versions."""
 
-import dataclasses
 import json
 import math
 import re
@@ -10,61 +9,72 @@ from typing import Any
 import numpy as np
 
 from varshare_jax import statistics
+from varshare_jax.report.estimates import Scale, estimate, scale_of
 from varshare_jax.report.runs import Run
-from varshare_jax.report.sections import Entry, Section
+from varshare_jax.report.sections import RETURN, SUCCESS, Entry, Section
+from varshare_jax.report.table import (
+    ABSENT,
+    NBSP,
+    Cell,
+    Table,
+    decimals,
+    digits_of,
+    fixed,
+    percent,
+    with_interval,
+)
+from varshare_jax.statistics import Statistic
 
-ABSENT = "–"
-_NBSP = "\N{NO-BREAK SPACE}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """A table cell: `strong` marks the best of its group, `shade` in [0, 1] is for heatmaps."""
-
-    text: str
-    strong: bool = False
-    shade: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """Rows of cells, the first of which names its row; `notes` are the footnotes."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    notes: tuple[str, ...] = ()
+_PARAMETERS = {"active": "Active in training", "merged": "Active when merged",
+               "stored": "Stored"}
 
 
-def headline(section: Section) -> Table:
-    """One row per run: aggregates over seeds and tasks, parameters and cost."""
-    digits = _decimals(section)
-    with_success = any(entry.success is not None for entry in section.entries)
-    best = max((float(statistics.interquartile_mean(entry.returns))
-                for entry in section.scored), default=math.nan)
+def aggregates(section: Section) -> Table:
+    """One row per run: aggregates over seeds and tasks with their intervals, the best strong."""
+    digits = decimals(section)
+    columns = {
+        f"IQM [95{NBSP}%{NBSP}CI]": _estimates(section, statistics.interquartile_mean, digits),
+        "Mean": _estimates(section, statistics.mean, digits),
+        "Median": _estimates(section, statistics.median, digits)}
+    if scale := scale_of(section):
+        columns["Optimality gap"] = _estimates(section, statistics.optimality_gap, 3, scale)
+    columns["Worst task"] = [_worst(entry, section, digits) for entry in section.entries]
+    if other := _other_measure(section):
+        columns[other.capitalize()] = [_mean(entry, other) for entry in section.entries]
+    labels = [Cell(entry.label + entry.marks) for entry in section.entries]
+    return Table(("Method", *columns), tuple(zip(labels, *columns.values(), strict=True)),
+                 tuple(_notes(section)))
+
+
+def costs(section: Section) -> Table:
+    """One row per run: parameters, steps, seconds. Absent is what its files do not tell."""
+    kinds = [kind for kind in _PARAMETERS
+             if any(entry.run.number("parameters", kind) for entry in section.entries)]
     rows = []
     for entry in section.entries:
-        success = [Cell(_mean_success(entry))] if with_success else []
-        rows.append((Cell(entry.label + _marks(entry)), *_aggregates(entry, section, digits, best),
-                     *success, *_costs(entry.run)))
-    columns = ("Method", f"IQM [95{_NBSP}%{_NBSP}CI]", "Mean", "Worst task",
-               *(["Success"] if with_success else []), "Parameters active / stored",
-               f"Env{_NBSP}steps", f"Wall{_NBSP}s", f"Compile{_NBSP}s", "Steps/s", "Seeds")
-    return Table(columns, tuple(rows), tuple(_notes(section)))
+        run, final = entry.run, entry.run.final
+        texts = [*(_count(run.number("parameters", kind)) for kind in kinds),
+                 _count(final and final.env_steps), _seconds(final and final.wall_seconds),
+                 _seconds(run.number("compile_seconds")), _count(run.number("steps_per_second")),
+                 str(run.num_seeds)]
+        rows.append((Cell(entry.label + entry.marks), *map(Cell, texts)))
+    return Table(("Method", *(_PARAMETERS[kind] for kind in kinds), f"Env{NBSP}steps",
+                  f"Wall{NBSP}s", f"Compile{NBSP}s", "Steps/s", "Seeds"), tuple(rows))
 
 
 def per_task(section: Section) -> Table:
-    """Mean over seeds ± sample standard deviation of the return, the best of each task strong."""
-    digits = _decimals(section)
+    """Mean over seeds ± sample standard deviation of the score, the best of each task strong."""
+    digits = decimals(section)
     rows = []
     for task, name in enumerate(section.task_names):
-        means = [_fixed(entry.returns[:, task].mean(), digits) for entry in section.scored]
+        means = [fixed(entry.scores[:, task].mean(), digits) for entry in section.scored]
         top = max(map(float, means)) if len(means) > 1 else math.nan
-        spreads = [f" ± {entry.returns[:, task].std(ddof=1):.{digits}f}"
+        spreads = [f" ± {entry.scores[:, task].std(ddof=1):.{digits}f}"
                    if entry.run.num_seeds > 1 else "" for entry in section.scored]
         # Means that print alike share the mark.
         rows.append((Cell(name), *(Cell(mean + spread, strong=float(mean) == top)
                                    for mean, spread in zip(means, spreads, strict=True))))
-    return Table(("Task", *(entry.label + _marks(entry) for entry in section.scored)),
+    return Table(("Task", *(entry.label + entry.marks for entry in section.scored)),
                  tuple(rows))
 
 
@@ -74,18 +84,18 @@ def specialization(run: Run, prefix: str, task_names: Sequence[str]) -> Table | 
                     key=_natural)
     if not layers or len(task_names) != run.num_tasks:
         return None
-    values = np.stack([_mean_over_seeds(run.last_metrics[layer]) for layer in layers], axis=1)
+    values = np.stack([mean_over_seeds(run.last_metrics[layer]) for layer in layers], axis=1)
     top = max(np.nanmax(values, initial=0.0), np.finfo(float).tiny)
-    digits = _digits(top)
+    digits = digits_of(top)
     rows = []
     for name, row in zip(task_names, values, strict=True):
         cells = [Cell(ABSENT) if np.isnan(value) else
-                 Cell(_fixed(value, digits), shade=float(max(value, 0.0) / top)) for value in row]
+                 Cell(fixed(value, digits), shade=float(max(value, 0.0) / top)) for value in row]
         total = row.sum()
         rows.append((Cell(name), *cells,
-                     Cell(ABSENT if np.isnan(total) else _fixed(total, digits))))
+                     Cell(ABSENT if np.isnan(total) else fixed(total, digits))))
     names = (layer.removeprefix(f"{prefix}/") for layer in layers)
-    return Table(("Task", *names, f"All{_NBSP}layers"), tuple(rows))
+    return Table(("Task", *names, f"All{NBSP}layers"), tuple(rows))
 
 
 def config_differences(section: Section) -> Table | None:
@@ -121,63 +131,59 @@ def environment(sections: Iterable[Section]) -> Table | None:
         (Cell(name), *(Cell(tree.get(name, ABSENT)) for tree in trees)) for name in names))
 
 
-def to_text(table: Table) -> str:
-    """Columns aligned, names to the left and the rest to the right; footnotes below."""
-    lines = [table.columns, *(tuple(cell.text for cell in row) for row in table.rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, tuple("─" * width for width in widths))
-    text = ["  ".join([line[0].ljust(widths[0]),
-                       *(cell.rjust(width)
-                         for cell, width in zip(line[1:], widths[1:], strict=True))]).rstrip()
-            for line in lines]
-    return "\n".join([*text, *table.notes]).replace(_NBSP, " ")
+def _estimates(section: Section, statistic: Statistic, digits: int,
+               scale: Scale | None = None) -> list[Cell]:
+    """A cell for each entry; with a scale lower is better, as it measures what is missing."""
+    found = {entry.label: estimate(statistic, scale(entry.scores) if scale else entry.scores)
+             for entry in section.scored}
+    printed = {label: fixed(result.value, digits) for label, result in found.items()}
+    best = (min if scale else max)(printed.values(), key=float, default=None)
+    # Values that print alike share the mark.
+    return [Cell(with_interval(found[entry.label], digits),
+                 len(found) > 1 and printed[entry.label] == best)
+            if entry.label in found else Cell(ABSENT) for entry in section.entries]
 
 
-def _aggregates(entry: Entry, section: Section, digits: int, best: float) -> list[Cell]:
-    if entry.returns is None:
-        return [Cell(entry.status), Cell(ABSENT), Cell(ABSENT)]
-    iqm = float(statistics.interquartile_mean(entry.returns))
-    text = _fixed(iqm, digits)
-    if entry.run.num_seeds > 1:
-        low, high = statistics.bootstrap_interval(
-            entry.returns, statistics.interquartile_mean, rng=np.random.default_rng(0))
-        text += f" [{_fixed(low, digits)}, {_fixed(high, digits)}]"
-    means = entry.returns.mean(axis=0)
+def _worst(entry: Entry, section: Section, digits: int) -> Cell:
+    if entry.scores is None:
+        return Cell(ABSENT)
+    means = entry.scores.mean(axis=0)
     worst = int(means.argmin())
-    strong = len(section.scored) > 1 and _fixed(iqm, digits) == _fixed(best, digits)
-    return [Cell(text, strong), Cell(_fixed(means.mean(), digits)),
-            Cell(f"{_fixed(means[worst], digits)} ({section.task_names[worst]})")]
+    return Cell(f"{fixed(means[worst], digits)} ({section.task_names[worst]})")
 
 
-def _mean_success(entry: Entry) -> str:
-    return ABSENT if entry.success is None else f"{entry.success.mean():.1%}"
+def _other_measure(section: Section) -> str | None:
+    """What runs have been scored by besides the section's measure."""
+    if section.measure == SUCCESS:
+        return RETURN
+    final = [entry.run.final for entry in section.entries if entry.run.final]
+    return SUCCESS if any(evaluation.success is not None for evaluation in final) else None
 
 
-def _costs(run: Run) -> list[Cell]:
-    def count(value: float | None) -> str:
-        return ABSENT if value is None else f"{value:,.0f}"
-
-    def seconds(value: float | None) -> str:
-        return ABSENT if value is None else f"{value:,.1f}"
-
-    final = run.final
-    active, stored = run.number("parameters", "active"), run.number("parameters", "stored")
-    texts = [f"{count(active)} / {count(stored)}" if active is not None else ABSENT,
-             count(final.env_steps if final else None),
-             seconds(final.wall_seconds if final else None),
-             seconds(run.number("compile_seconds")), count(run.number("steps_per_second")),
-             str(run.num_seeds)]
-    return [Cell(text) for text in texts]
+def _mean(entry: Entry, measure: str) -> Cell:
+    final = entry.run.final
+    values = final and (final.success if measure == SUCCESS else final.returns)
+    if values is None:
+        return Cell(ABSENT)
+    if measure == SUCCESS:
+        return Cell(percent(np.nan_to_num(values, nan=0.0).mean()))
+    return Cell(fixed(np.nanmean(values), digits_of(np.nanmax(np.abs(values)))))
 
 
-def _marks(entry: Entry) -> str:
-    return ("†" if entry.replaced else "") + ("" if entry.run.finished else "‡")
+def _count(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:,.0f}"
+
+
+def _seconds(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:,.1f}"
 
 
 def _notes(section: Section) -> Iterable[str]:
     for entry in section.entries:
+        if entry.status:
+            yield f"{entry.label}: {entry.status}."
         if entry.replaced:
-            yield (f"† {entry.label}: {entry.replaced} of {entry.returns.size} final returns are "
+            yield (f"† {entry.label}: {entry.replaced} of {entry.scores.size} final returns are "
                    f"NaN (diverged); each counts as the lowest return of the run on its task, "
                    f"its success as 0.")
         if diverged := (entry.run.summary or {}).get("diverged"):
@@ -200,22 +206,8 @@ def _diverged(rows: Sequence[Mapping[str, Any]], section: Section, shown: int = 
     return ", ".join(texts) + (f" and {len(rows) - shown} more" if len(rows) > shown else "")
 
 
-def _decimals(section: Section) -> int:
-    return _digits(max((float(np.abs(entry.returns).max()) for entry in section.scored),
-                       default=0.0))
-
-
-def _digits(largest: float) -> int:
-    """Decimals that leave four significant digits to the largest number, at most three."""
-    return 3 if largest < 1 else max(0, 3 - math.floor(math.log10(largest)))
-
-
-def _fixed(value: float, digits: int) -> str:
-    return f"{round(float(value), digits) + 0.0:.{digits}f}"  # + 0.0 turns -0.0 into 0.0
-
-
-def _mean_over_seeds(values: np.ndarray) -> np.ndarray:
-    """[S, M] -> [M], over the seeds that are not NaN."""
+def mean_over_seeds(values: np.ndarray) -> np.ndarray:
+    """[S, ...] -> [...], over the seeds that are not NaN."""
     known = ~np.isnan(values)
     count = known.sum(axis=0)
     total = np.where(known, values, 0.0).sum(axis=0)

@@ -10,13 +10,15 @@ from pathlib import Path
 
 from varshare_jax.errors import UserError
 from varshare_jax.report import figures, page, tables
+from varshare_jax.report.drawing import to_png
 from varshare_jax.report.runs import load_runs
 from varshare_jax.report.sections import Section, group
+from varshare_jax.report.table import to_text
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What was written, and the headline tables as text for a console."""
+    """What was written, and the first tables as text for a console."""
 
     page: Path
     csv: Path
@@ -25,22 +27,23 @@ class Report:
 
 
 def write_report(run_dirs: Sequence[Path], out: Path, *,
-                 figure_png: Path | None = None) -> Report:
+                 figure_png: Path | None = None, focus: str | None = None) -> Report:
     """Writes `out` (.html), the scores as .csv beside it and, if asked, the learning curves.
 
+    `focus` is the label of the run that the others are compared with: see `sections.group`.
     Each file appears whole or not at all. Raises UserError for directories that are no runs
     or cannot be compared, and for files that cannot be written.
     """
     out = _checked(Path(out), "--out", ".html")
     figure_png = figure_png and _checked(Path(figure_png), "--figure_png", ".png")
-    sections = group(load_runs([Path(run_dir) for run_dir in run_dirs]))
+    sections = group(load_runs([Path(run_dir) for run_dir in run_dirs]), focus)
     scores = out.with_suffix(".csv")
     _replace(out, page.render(sections).encode())
     _replace(scores, _csv(sections).encode())
     if figure_png:
-        _replace(figure_png, figures.to_png(figures.learning_curves(sections)))
-    text = [f"{section.suite}\n\n{tables.to_text(tables.headline(section))}\n"
-            for section in sections]
+        _replace(figure_png, to_png(figures.learning_curves(sections)))
+    text = [f"{section.suite}\n\n{to_text(tables.aggregates(section))}\n\n"
+            f"{to_text(tables.costs(section))}\n" for section in sections]
     return Report(out, scores, figure_png, "\n".join(text))
 
 
@@ -51,12 +54,11 @@ def _csv(sections: Sequence[Section]) -> str:
     writer.writerow(["suite", "method", "run", "seed", "task", "return", "success"])
     for section in sections:
         for run in (entry.run for entry in section.entries if entry.run.final):
-            first_seed = int(run.config.get("seed", 0))
-            for s, returns in enumerate(run.final.returns):
-                for m, value in enumerate(returns):
+            for s, seed in enumerate(run.seeds):
+                for m, task in enumerate(section.task_names):
                     success = "" if run.final.success is None else run.final.success[s, m]
-                    writer.writerow([run.suite, run.method, run.path.resolve().name,
-                                     first_seed + s, section.task_names[m], value, success])
+                    writer.writerow([run.suite, run.method, run.path.resolve().name, seed, task,
+                                     run.final.returns[s, m], success])
     return buffer.getvalue()
 
 

@@ -1,11 +1,21 @@
 """A suite: M tasks of one observation and one action space, stepped in parallel."""
 
 import abc
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 
 from varshare_jax.types import Continuous, Discrete, Step
+
+
+class ScoreRange(NamedTuple):
+    """Returns [M] that a report counts as 0 and as 1, where scores of tasks are normalised.
+
+    `random`: mean return of uniformly random actions, measured; `target`: what solving it takes.
+    """
+
+    random: tuple[float, ...]
+    target: tuple[float, ...]
 
 
 class Suite(abc.ABC):
@@ -13,7 +23,8 @@ class Suite(abc.ABC):
 
     Attributes: `name`, `version` (changes whenever results could), `task_names` [M],
     `observation_size` D, `action_space`, `horizon` (steps after which every episode has
-    ended), `has_success`, `reference` (the implementation that this one must agree with).
+    ended), `has_success`, `reference` (the implementation that this one must agree with),
+    `score_range` (None where it is not known).
     """
 
     name: str
@@ -24,6 +35,7 @@ class Suite(abc.ABC):
     horizon: int
     has_success: ClassVar[bool] = False
     reference: str
+    score_range: ScoreRange | None = None
 
     @property
     def num_tasks(self) -> int:

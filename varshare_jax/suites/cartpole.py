@@ -9,37 +9,42 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from varshare_jax.suites.base import ScoreRange
 from varshare_jax.suites.gymnax import GymnaxSuite
 
 VERSION = "1"
 
 
 class CartPoleTask(NamedTuple):
-    """Physical parameters of one cart-pole; `pole_length` is half the pole, as in Gymnasium."""
+    """Physical parameters of one cart-pole; `pole_length` is half the pole, as in Gymnasium.
+
+    `random_return` is the mean return of uniformly random actions over 4096 episodes.
+    """
 
     name: str
     pole_length: float  # m
     cart_mass: float  # kg
     pole_mass: float  # kg
     gravity: float  # m/s²
+    random_return: float
 
 
-NOMINAL = CartPoleTask("nominal", 0.5, 1.0, 0.1, 9.8)
+NOMINAL = CartPoleTask("nominal", 0.5, 1.0, 0.1, 9.8, 22.0)
 
 # Easy for a policy trained on the nominal task alone: the first four. It fails on the other six,
 # where an oracle still balances for all 500 steps (`python -m experiments.check_suite`).
-#                name           length  cart  pole  gravity
+#                name           length  cart  pole  gravity  random
 TASKS = (
     NOMINAL,
-    CartPoleTask("low_gravity", 0.5, 1.0, 0.1, 1.6),
-    CartPoleTask("floaty", 2.0, 0.3, 0.05, 1.6),
-    CartPoleTask("sluggish", 1.5, 6.0, 0.5, 20.0),
-    CartPoleTask("heavy_short", 0.05, 4.0, 0.1, 25.0),
-    CartPoleTask("short", 0.05, 1.0, 0.1, 25.0),
-    CartPoleTask("quick", 0.1, 0.3, 0.1, 25.0),
-    CartPoleTask("light_cart", 0.1, 0.1, 0.5, 9.8),
-    CartPoleTask("heavy_pole", 0.1, 1.0, 2.0, 25.0),
-    CartPoleTask("twitchy", 0.1, 0.3, 2.0, 25.0),
+    CartPoleTask("low_gravity", 0.5, 1.0, 0.1, 1.6, 25.1),
+    CartPoleTask("floaty", 2.0, 0.3, 0.05, 1.6, 28.8),
+    CartPoleTask("sluggish", 1.5, 6.0, 0.5, 20.0, 48.8),
+    CartPoleTask("heavy_short", 0.05, 4.0, 0.1, 25.0, 8.8),
+    CartPoleTask("short", 0.05, 1.0, 0.1, 25.0, 5.8),
+    CartPoleTask("quick", 0.1, 0.3, 0.1, 25.0, 4.7),
+    CartPoleTask("light_cart", 0.1, 0.1, 0.5, 9.8, 4.2),
+    CartPoleTask("heavy_pole", 0.1, 1.0, 2.0, 25.0, 8.4),
+    CartPoleTask("twitchy", 0.1, 0.3, 2.0, 25.0, 6.6),
 )
 
 
@@ -60,5 +65,8 @@ def make(name: str, tasks: tuple[CartPoleTask, ...]) -> GymnaxSuite:
     import gymnax  # importing it starts JAX, see devices.use_cpu_cores
 
     env, default = gymnax.make("CartPole-v1")
-    return GymnaxSuite(name, VERSION, env, env_params(tasks, default),
-                       tuple(task.name for task in tasks), "gymnasium CartPole-v1")
+    suite = GymnaxSuite(name, VERSION, env, env_params(tasks, default),
+                        tuple(task.name for task in tasks), "gymnasium CartPole-v1")
+    suite.score_range = ScoreRange(tuple(task.random_return for task in tasks),
+                                   (float(suite.horizon),) * len(tasks))  # 1 for every step
+    return suite

@@ -1,0 +1,75 @@
+"""What all figures of the report share: line styles, fonts, files. No pyplot, no global state."""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from varshare_jax.report.sections import Entry
+
+
+class Style(NamedTuple):
+    """A line: its colour, dashes (on, off, ... in units of its width) and marker."""
+
+    color: str
+    dashes: tuple[float, ...]
+    marker: str
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """As matplotlib's keyword arguments."""
+        return {"color": self.color, "marker": self.marker,
+                "linestyle": (0, self.dashes) if self.dashes else "-"}
+
+
+# Colours of Okabe & Ito, apart for every common colour blindness; the dashes and markers tell
+# the lines apart where there is no colour at all.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+_DASHES = ((), (5, 1.5), (5, 1.5, 1, 1.5), (1.2, 1.2), (8, 2), (8, 1.5, 1, 1.5, 1, 1.5), (3, 1))
+_MARKERS = "os^DvPX"
+
+
+def style_of(entry: Entry) -> Style:
+    """The line style of a run, the same throughout a report.
+
+    Up to 49 runs differ in dashes or marker, colours aside: they go round at different speeds.
+    """
+    lap, color = divmod(entry.style, len(_COLORS))
+    return Style(_COLORS[color], _DASHES[(color + lap) % len(_DASHES)],
+                 _MARKERS[(color + 2 * lap) % len(_MARKERS)])
+
+
+def to_svg(figure: Figure) -> bytes:
+    """The figure as SVG; equal figures give equal bytes."""
+    buffer = io.BytesIO()
+    with look():
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def to_png(figure: Figure, dpi: int = 160) -> bytes:
+    """The figure as PNG."""
+    buffer = io.BytesIO()
+    with look():
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def look() -> Iterator[None]:
+    """The look of every figure, for as long as it is being made or written."""
+    with matplotlib.rc_context({
+        "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 10.5,
+        "axes.titleweight": "bold", "axes.labelsize": 10, "xtick.labelsize": 9,
+        "ytick.labelsize": 9, "legend.fontsize": 9.5, "legend.frameon": False,
+        "legend.handlelength": 3.4, "axes.spines.top": False, "axes.spines.right": False,
+        "axes.edgecolor": "#6b7280", "xtick.color": "#374151", "ytick.color": "#374151",
+        "axes.grid": True, "grid.color": "#e5e7eb", "grid.linewidth": 0.8,
+        "axes.axisbelow": True, "lines.linewidth": 1.8, "lines.markersize": 4,
+        "text.parse_math": False,  # a task may be called anything, "$" included
+        "svg.hashsalt": "varshare",  # random ids would make every report differ
+    }):
+        yield

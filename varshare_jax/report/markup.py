@@ -1,0 +1,159 @@
+"""HTML of the report: the frame of the page, tables and images. All text is escaped here."""
+
+import base64
+import html
+import string
+from collections.abc import Iterable
+
+from varshare_jax.report.table import Cell, Table
+
+_PAGE = string.Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>$css</style>
+</head>
+<body>
+<header>
+<h1>$title</h1>
+<p>$subtitle</p>
+$navigation
+</header>
+<main>
+$content
+</main>
+</body>
+</html>
+""")
+
+_CSS = """
+:root { --ink: #1f2937; --muted: #5b6472; --line: #e2e5ea; --accent: #0b5c8f; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1280px; padding: 0 28px 56px; color: var(--ink);
+  background: #fff; font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto,
+  "Helvetica Neue", Arial, sans-serif; }
+header { padding: 32px 0 14px; border-bottom: 3px solid var(--accent); }
+h1 { margin: 0; font-size: 1.75rem; line-height: 1.25; }
+h2 { margin: 44px 0 0; font-size: 1.4rem; overflow-wrap: anywhere; }
+h3 { margin: 32px 0 6px; font-size: 1.08rem; }
+h4 { margin: 18px 0 6px; font-size: 1rem; font-weight: 600; overflow-wrap: anywhere; }
+p { margin: 4px 0 12px; max-width: 100ch; overflow-wrap: anywhere; }
+header p, p.about, ul.notes { color: var(--muted); font-size: .9rem; }
+nav a { color: var(--accent); margin-right: 18px; }
+ul.notes { margin: 8px 0 0; padding: 0; list-style: none; overflow-wrap: anywhere; }
+.scroll { overflow-x: auto; max-width: 100%; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: 7px 12px; text-align: right; white-space: nowrap;
+  border-bottom: 1px solid var(--line); }
+thead th { vertical-align: bottom; white-space: normal; font-weight: 600; color: var(--muted);
+  border-bottom: 2px solid #b6bcc6; }
+th:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
+tbody th { font-weight: 500; }
+tbody tr:hover > * { background-color: #f4f7fa; }
+table.dense { font-size: .8rem; }
+table.dense th, table.dense td { padding: 6px 7px; }
+td.strong { font-weight: 700; }
+table.text td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+table.text thead th { text-align: left; }
+table.heat td { padding: 6px 10px; border: 2px solid #fff; min-width: 74px; }
+img { display: block; max-width: 100%; height: auto; }
+img.wide { width: 760px; }
+.panels { display: grid; gap: 10px 14px; grid-template-columns:
+  repeat(auto-fill, minmax(215px, 1fr)); }
+.panels img { width: 100%; max-width: 320px; }
+.legend { display: flex; flex-wrap: wrap; gap: 4px 22px; margin: 2px 0 10px; padding: 0;
+  list-style: none; font-size: .9rem; }
+img.key { display: inline-block; width: 48px; height: 13px; margin-right: 7px;
+  vertical-align: middle; }
+.figures { display: grid; gap: 10px 26px; align-items: start; grid-template-columns:
+  repeat(auto-fill, minmax(min(100%, 540px), 1fr)); }
+.maps { display: grid; gap: 10px 22px; align-items: start; grid-template-columns:
+  repeat(auto-fill, minmax(min(100%, 390px), 1fr)); }
+.maps img { width: 100%; max-width: 460px; }
+.figures img { width: 100%; max-width: 620px; }
+@media (max-width: 640px) {
+  body { padding: 0 14px 36px; }
+  header { padding-top: 20px; }
+  .panels { grid-template-columns: repeat(2, 1fr); }
+  th, td { padding: 6px 9px; }
+}
+@media print {
+  body { max-width: none; padding: 0; font-size: 13px; }
+  .scroll { overflow: visible; }
+  th, td { padding: 3px 6px; }
+  h2, h3, h4 { break-after: avoid; }
+  img, tr { break-inside: avoid; }
+}
+"""
+
+_ROOMY = 9  # columns that fit beside one another at full size
+_LIGHT, _DARK = (247, 250, 253), (8, 69, 138)
+
+
+def page(title: str, subtitle: str, links: Iterable[tuple[str, str]],
+         content: Iterable[str]) -> str:
+    """The whole page; `links` are pairs (name, id) and `content` is HTML."""
+    items = "".join(f'<a href="#{anchor}">{html.escape(name)}</a>' for name, anchor in links)
+    return _PAGE.substitute(
+        title=html.escape(title), css=_CSS, subtitle=html.escape(subtitle),
+        navigation=f"<nav>{items}</nav>" if items else "", content="\n".join(content))
+
+
+def heading(level: int, text: str, anchor: str = "") -> str:
+    """A heading, which links can point to if it has an anchor."""
+    identity = f' id="{anchor}"' if anchor else ""
+    return f"<h{level}{identity}>{html.escape(text)}</h{level}>"
+
+
+def about(text: str) -> str:
+    """What a section shows and how to read it."""
+    return f'<p class="about">{html.escape(text)}</p>'
+
+
+def side_by_side(parts: Iterable[str], kind: str) -> str:
+    """Parts in a grid whose columns depend on the width of the window."""
+    return f'<div class="{kind}">{"".join(parts)}</div>'
+
+
+def legend(keys: Iterable[tuple[bytes, str]]) -> str:
+    """Pieces of line (SVG) and what they stand for."""
+    items = "".join(f"<li>{image(svg, '', 'key')}{html.escape(label)}</li>"
+                    for svg, label in keys)
+    return f'<ul class="legend">{items}</ul>'
+
+
+def table(content: Table, kind: str = "") -> str:
+    """A table; kind is \"text\" or \"heat\" where it is not one of numbers."""
+    head = "".join(f'<th scope="col">{_breakable(column)}</th>' for column in content.columns)
+    rows = "".join(
+        f'<tr><th scope="row">{html.escape(row[0].text)}</th>{"".join(map(_cell, row[1:]))}</tr>'
+        for row in content.rows)
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in content.notes)
+    kind += " dense" if len(content.columns) > _ROOMY else ""
+    return (f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead>'
+            f"<tbody>{rows}</tbody></table></div>"
+            + (f'<ul class="notes">{notes}</ul>' if notes else ""))
+
+
+def _breakable(name: str) -> str:
+    """Long names may go on in the next line after an underscore."""
+    return html.escape(name).replace("_", "_<wbr>")
+
+
+def image(svg: bytes, description: str, kind: str = "") -> str:
+    """An SVG inside the page."""
+    # As an image each SVG keeps its ids to itself; inline they would clash.
+    data = base64.b64encode(svg).decode()
+    return (f'<img class="{kind}" alt="{html.escape(description)}" '
+            f'src="data:image/svg+xml;base64,{data}">')
+
+
+def _cell(cell: Cell) -> str:
+    attributes = ' class="strong"' if cell.strong else ""
+    if cell.shade is not None:
+        mixed = (round(a + (b - a) * cell.shade) for a, b in zip(_LIGHT, _DARK, strict=True))
+        ink = "#fff" if cell.shade > 0.65 else "#111827"
+        attributes += f' style="background-color: rgb{tuple(mixed)}; color: {ink}"'
+    return f"<td{attributes}>{html.escape(cell.text)}</td>"
