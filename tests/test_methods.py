@@ -378,7 +378,7 @@ def test_task_vectors_hold_the_means_of_their_own_task():
     variables = jax.tree.map(lambda x: jnp.zeros(x.shape),
                              jax.eval_shape(net.init, jax.random.key(0)))
     q = Gaussian(jnp.zeros((M, 8)).at[1].set(5.0), jnp.full((M, 8), 9.0))
-    variables["task"]["actor_0"]["bias"] = q
+    variables["task"]["actor"]["0"]["bias"] = q
     vectors = net.task_vectors(variables)
     assert (vectors == 5.0).sum(axis=1).tolist() == [0, 8, 0]
     assert not (vectors == 9.0).any()

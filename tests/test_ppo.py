@@ -125,7 +125,8 @@ def values(problem, state, *cues):
 
 @pytest.mark.parametrize("method", sorted(methods.METHODS))
 def test_value_follows_the_observation(method):
-    problem, state, _ = trained("cue", method)
+    # With 128 samples an update, the KL's full weight would pull the two tasks' values together.
+    problem, state, _ = trained("cue", method, **{"varshare.beta": 0.01})
     np.testing.assert_allclose(values(problem, state, -1, 1), [[-1, 1], [-2, 2]], atol=0.15)
 
 
@@ -220,8 +221,8 @@ def test_scalars_are_traced_and_vmappable_beside_seeds():
     frozen = jax.tree.map(lambda a, b: np.array_equal(a[0], b[0]), state.variables,
                           after.variables)
     assert all(jax.tree.leaves(frozen)), "a learning rate of 0 must change nothing"
-    assert not np.array_equal(state.variables["shared"]["actor_0"]["kernel"][1],
-                              after.variables["shared"]["actor_0"]["kernel"][1])
+    assert not np.array_equal(state.variables["shared"]["actor"]["0"]["kernel"][1],
+                              after.variables["shared"]["actor"]["0"]["kernel"][1])
     ratio = metrics["penalty"][1].mean() / metrics["penalty"][0].mean()
     assert ratio == pytest.approx(5.0, rel=0.05)
 

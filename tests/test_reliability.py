@@ -109,7 +109,7 @@ def test_a_checkpoint_of_another_network_is_refused(cli, interrupted, tiny, tmp_
                     note={"wall_seconds": 1.0, "diverged": []})
     before = snapshot(run.folder)
     line = error_line(cli(run.settings, "--resume"))
-    assert "does not fit: 'optimizer.mu.shared.actor_0.bias' is float32[4, 16]" in line
+    assert "does not fit: 'optimizer.mu.shared.actor.0.bias' is float32[4, 16]" in line
     assert "expected float32[4, 8]" in line
     assert snapshot(run.folder) == before
 
