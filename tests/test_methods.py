@@ -210,9 +210,9 @@ def test_soft_modularization_with_uniform_routing_is_the_mean_of_modules():
         x = obs[task]
         for layer in ("0", "1"):
             x = jnp.tanh(x @ side["base"][layer]["kernel"] + side["base"][layer]["bias"])
-        for layer in ("modules_0", "modules_1"):
-            outputs = [x @ side[layer][n] + side[f"{layer}_bias"][n] for n in range(2)]
-            x = jnp.tanh(sum(outputs) / 2)
+        for layer in range(2):
+            modules = [side[f"module_{layer}_{n}"] for n in range(2)]
+            x = jnp.tanh(sum(x @ dense["kernel"] + dense["bias"] for dense in modules) / 2)
         head = variables["shared"]["actor_head"]
         logits = x @ head["kernel"] + head["bias"]
         np.testing.assert_allclose(logits - jax.nn.logsumexp(logits, -1, keepdims=True),

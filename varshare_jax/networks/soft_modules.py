@@ -27,21 +27,14 @@ class SoftModules(nn.Module):
         features = self.base(x)
         width = features.shape[-1]
         embedding = parameter(self, "task_embedding", nn.initializers.normal(1.0), (width,))
-        routes = self._routes(features * embedding)
-        modules = jnp.broadcast_to(features[..., None, :], (*features.shape[:-1], self.modules,
-                                                            width))
-        for index, route in enumerate(routes):
-            kernel = parameter(self, f"modules_{index}", self._init_modules,
-                               (self.modules, width, width))
-            bias = parameter(self, f"modules_{index}_bias", nn.initializers.zeros,
-                             (self.modules, width))
-            outputs = jnp.einsum("...ni,nio->...no", modules, kernel) + bias
-            modules = activation(jnp.einsum("...ts,...so->...to", route, outputs))
-        return modules[..., 0, :]
-
-    def _init_modules(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        init = nn.initializers.orthogonal(2**0.5)
-        return jax.lax.map(lambda k: init(k, shape[1:]), jax.random.split(key, shape[0]))
+        inputs = [features] * self.modules
+        for layer, route in enumerate(self._routes(features * embedding)):
+            outputs = [Dense(width, name=f"module_{layer}_{n}")(h) for n, h in enumerate(inputs)]
+            # Sums of products, not a product of matrices per example: those are slow on CPUs.
+            inputs = [activation(sum(weight[..., None] * y for weight, y in
+                                     zip(jnp.moveaxis(weights, -1, 0), outputs, strict=True)))
+                      for weights in jnp.moveaxis(route, -2, 0)]
+        return inputs[0]
 
     def _routes(self, e: jax.Array) -> list[jax.Array]:
         """Weights of sources for targets of each layer, [..., targets, n]; one target at last."""
