@@ -63,6 +63,11 @@ CASES: dict[str, Case] = {
     "independent": _ten("independent", smoke=False),
     "flipout": _ten("varshare", smoke=False, **{"varshare.estimator": "flipout"}),
     "local": _ten("varshare", smoke=False, **{"varshare.estimator": "local"}),
+    "pcgrad": _ten("pcgrad"),
+    "cagrad": _ten("cagrad", smoke=False),
+    **{f"{method} 3x400": _ours("cartpole10", method, 16, chunk=1, smoke=False,
+                                **{"network.hidden": [400, 400, 400]})
+       for method in ("pcgrad", "hard_sharing", "cagrad")},
     "matmuls": _ten("hard_sharing", kind="matmuls"),
     "purejaxrl 64": _peer("purejaxrl", 64, 30),
     "single task": _ours("cartpole", "hard_sharing", 64),
@@ -156,6 +161,9 @@ ROWS: tuple[Row, ...] = (
     Row("compile", "process to first update, warm cache, s", Value(WARM, "first_update_seconds")),
     Row("matmuls", "training / its bare matmuls, time", _time("matmuls"),
         Value("matmuls", "matmul_seconds"), at_most=1.8),
+    *(Row("combiners", f"{method}{size} / hard_sharing{size}, time", _time(method + size),
+          _time("hard_sharing" + size), at_most=1.6)
+      for size in ("", " 3x400") for method in ("pcgrad", "cagrad")),
     Row("estimators", "varshare, shared / hard_sharing, time", _time("varshare"),
         _time("hard_sharing")),
     Row("estimators", "varshare, flipout / hard_sharing, time", _time("flipout"),

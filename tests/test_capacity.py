@@ -1,0 +1,39 @@
+"""Widths at which methods have equally many active parameters."""
+
+import pytest
+
+from varshare_jax import capacity, suites
+from varshare_jax import config as C
+from varshare_jax.errors import UserError
+from varshare_jax.learner import make_problem
+from varshare_jax.methods import METHODS
+
+SETTINGS = {
+    "mlp": {"network.hidden": (64, 64)},
+    "wide": {"network.hidden": (256, 128, 64), "network.trunk": "shared"},
+    "bronet": {"network.hidden": (64, 64), "network.torso": "bronet"},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_active_parameters_are_within_two_percent(method, name):
+    suite = suites.make("cartpole10")
+    config = C.replace(C.Config(capacity="matched"), SETTINGS[name])
+    target = capacity.active(config, suite)
+    matched = capacity.match(C.replace(config, {"method": method}), suite)
+    assert abs(capacity.active(matched, suite) / target - 1) <= 0.02
+    if method == "varshare":
+        assert matched.network == config.network
+
+
+def test_the_problem_has_the_matched_widths():
+    config = C.Config(method="hard_sharing", capacity="matched")
+    assert make_problem(config).config.network.hidden == (113, 114)
+    assert make_problem(C.Config(method="hard_sharing")).config.network.hidden == (64, 64)
+
+
+def test_widths_too_coarse_to_match_are_refused():
+    config = C.Config(method="paco", capacity="matched", network=C.NetworkConfig(hidden=(2,)))
+    with pytest.raises(UserError, match=r"paco cannot match .*nearest widths"):
+        make_problem(config)
