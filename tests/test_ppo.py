@@ -120,13 +120,18 @@ def trained(kind: str, method: str, updates: int = 150, **overrides):
 def values(problem, state, *cues):
     obs = jnp.broadcast_to(jnp.array(cues, jnp.float32)[:, None], (2, len(cues), 1))
     obs = observe(problem, state.obs_stats, obs)
-    return np.asarray(problem.network.value(state.variables, obs))
+    return np.asarray(ppo.value(problem, state, obs))
 
 
-@pytest.mark.parametrize("method", sorted(methods.METHODS))
-def test_value_follows_the_observation(method):
-    # With 128 samples an update, the KL's full weight would pull the two tasks' values together.
-    problem, state, _ = trained("cue", method, **{"varshare.beta": 0.01})
+CRITICS = {
+    "scalar": {}, "categorical": {"network.critic": "categorical", "network.value_bound": 4.0},
+    "popart": {"ppo.popart_rate": 0.1}, "shared trunk": {"network.trunk": "shared"},
+}
+
+
+@pytest.mark.parametrize("critic", CRITICS)
+def test_value_follows_the_observation(critic):
+    problem, state, _ = trained("cue", "independent", **CRITICS[critic])
     np.testing.assert_allclose(values(problem, state, -1, 1), [[-1, 1], [-2, 2]], atol=0.15)
 
 

@@ -266,7 +266,7 @@ class _Run:
     def _task_similarity(self, state: TrainState) -> list[np.ndarray]:
         """Cosines [S, M, M] between the tasks' own parameters; empty where they have none."""
         seeds = (jax.tree.map(lambda x, s=s: x[s], state.variables)
-                 for s in range(self.config.num_seeds))  # one at a time: they may be large
+                 for s in range(len(self.seeds)))  # one at a time: they may be large
         vectors = map(self.learner.problem.network.task_vectors, seeds)
         return [np.round(cosine_similarity(v), 4) for v in vectors if v.size]
 

@@ -108,26 +108,26 @@ def _prepare(problem: Problem, state: TrainState,
     reward = trajectory.reward
     if settings.normalize_returns:
         reward = reward / return_stats.std[:, None]
-    value, next_value = _value(problem, state, obs), _value(problem, state, final_obs)
+    now, after = value(problem, state, obs), value(problem, state, final_obs)
     over_time = functools.partial(_ungroup, problem)
-    advantage = advantages(reward, over_time(value), over_time(next_value), trajectory.terminated,
+    advantage = advantages(reward, over_time(now), over_time(after), trajectory.terminated,
                            trajectory.truncated, scalars["ppo.discount"],
                            scalars["ppo.gae_lambda"])
     advantage = _group(problem, advantage)
-    state = _follow_returns(problem, state, advantage + value)
+    state = _follow_returns(problem, state, advantage + now)
     batch = Batch(obs, _group(problem, trajectory.action), _group(problem, trajectory.log_prob),
-                  state.value_stats.standardize(value), advantage,
-                  state.value_stats.standardize(advantage + value))
+                  state.value_stats.standardize(now), advantage,
+                  state.value_stats.standardize(advantage + now))
     return batch, state.replace(obs_stats=update_stats(state.obs_stats, trajectory.obs),
                                 return_stats=return_stats)
 
 
-def _value(problem: Problem, state: TrainState, obs: jax.Array) -> jax.Array:
+def value(problem: Problem, state: TrainState, obs: jax.Array) -> jax.Array:
     """Values under the mean weights, in units of return: [M, ..., D] -> [M, ...]."""
-    value = problem.network.value(state.variables, obs)
+    output = problem.network.value(state.variables, obs)
     if problem.config.ppo.popart_rate:
-        value = popart.apply_layer(state.variables["popart"], value)
-    return state.value_stats.restore(value)
+        output = popart.apply_layer(state.variables["popart"], output)
+    return state.value_stats.restore(output)
 
 
 def _follow_returns(problem: Problem, state: TrainState, target: jax.Array) -> TrainState:
