@@ -64,13 +64,7 @@ class Trainer:
         return 0
 
 
-# The methods and the capacity that these name are not all there yet.
-UNBORN = ("stage3_baselines_cartpole10", "tune_cartpole10")
-
-
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=[pytest.mark.xfail(strict=True, raises=UserError)]
-                 if name in UNBORN else []) for name in experiments.names()])
+@pytest.mark.parametrize("name", experiments.names())
 def test_the_plans_of_the_package_load(name):
     plan = experiments.load(name)
     experiments.check(plan)
