@@ -106,7 +106,7 @@ def test_a_falling_lander_obeys_gravity_then_crashes():
 def test_suite_starts_ended_episodes_anew():
     suite = suites.make("lunar_lander")
     keys = lambda t: jax.random.split(jax.random.key(t), (1, 32))  # noqa: E731
-    state, obs = suite.reset(keys(0))
+    state, _ = suite.reset(keys(0))
     step, ended = jax.jit(suite.step), 0
     for t in range(1, 140):
         state, out = step(keys(t), state, jnp.zeros((1, 32), jnp.int32))
