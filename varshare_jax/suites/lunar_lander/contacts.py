@@ -288,56 +288,59 @@ def step(hull: Pose, legs: Pose, hull_motion: Motion, leg_motions: Motion,
             memories, flags, solved)
 
 
-def _each(contacts) -> list[list]:
-    """[leg][edge] of a tree with leaves [2 edges, 2 legs]."""
-    return [list(of_leg) for of_leg in
-            zip(*(unstack(of_edge, 2) for of_edge in unstack(contacts, 2)), strict=True)]
-
-
 def _solve_velocities(joined: list, impulses: list, contacts: Contact, loads: Loads,
                       motions: list[Motion], iterations: int):
     """Warm start and iterations. -> motions, joint impulses, loads [2 edges, 2 legs]."""
-    motions, contacts, loads = list(motions), _each(contacts), _each(loads)
-    for k in (0, 1):
-        for contact, load in zip(contacts[k], loads[k], strict=True):
-            motions[k + 1] = push(contact, load, motions[k + 1])
+    hull, *legs = motions
+    contacts, loads = unstack(contacts, 2), unstack(loads, 2)
+    legs = stack(legs)
+    for contact, load in zip(contacts, loads, strict=True):
+        legs = push(contact, load, legs)
+    legs = unstack(legs, 2)
     for k in (1, 0):
-        motions[0], motions[k + 1] = joints.push(joined[k], motions[0], motions[k + 1],
-                                                 impulses[k].point, impulses[k].turn)
+        hull, legs[k] = joints.push(joined[k], hull, legs[k], impulses[k].point, impulses[k].turn)
 
     def iterate(_, carry):
-        (hull, *legs), impulses, loads = carry
-        impulses, loads = list(impulses), [list(of_leg) for of_leg in loads]
+        hull, legs, impulses, loads = carry
+        legs, impulses, loads = unstack(legs, 2), list(impulses), list(loads)
         for k in (1, 0):  # Box2D solves the joint made last first
             impulses[k], hull, legs[k] = joints.solve_velocity(k, joined[k], impulses[k], hull,
                                                                legs[k])
-        for k in (0, 1):
-            for i, contact in enumerate(contacts[k]):
-                loads[k][i], legs[k] = solve_velocity(contact, loads[k][i], legs[k])
-        return [hull, *legs], impulses, loads
+        legs = stack(legs)  # contacts of one leg know nothing of the other's
+        for i, contact in enumerate(contacts):
+            loads[i], legs = solve_velocity(contact, loads[i], legs)
+        return hull, legs, impulses, loads
 
-    motions, impulses, loads = jax.lax.fori_loop(0, iterations, iterate,
-                                                 (motions, impulses, loads))
-    return motions, impulses, stack([stack(list(of_edge)) for of_edge in zip(*loads, strict=True)])
+    hull, legs, impulses, loads = jax.lax.fori_loop(0, iterations, iterate,
+                                                    (hull, stack(legs), impulses, loads))
+    return [hull, *unstack(legs, 2)], impulses, stack(loads)
 
 
 def _solve_positions(limits: list, manifolds: Manifold, poses: list[Pose], iterations: int):
     """Corrections until all errors are small. -> poses, whether they became so."""
-    manifolds = _each(manifolds)
+    manifolds = unstack(manifolds, 2)
 
     def iterate(old):
-        hull, *legs = old
-        least, solved = 0.0, True
-        for k in (0, 1):
-            for manifold in manifolds[k]:
-                legs[k], apart = solve_position(manifold, legs[k], _STEP_BAUMGARTE)
-                least = jnp.minimum(least, apart)
+        hull, legs = old
+        legs, least = _correct(manifolds, legs, _STEP_BAUMGARTE)
+        legs, solved = unstack(legs, 2), least.min(0) >= -3 * LINEAR_SLOP
         for k in (1, 0):
             hull, legs[k], joint_solved = joints.solve_position(k, limits[k], hull, legs[k])
             solved &= joint_solved
-        return [hull, *legs], solved & (least >= -3 * LINEAR_SLOP)
+        return (hull, stack(legs)), solved
 
-    return joints.corrected(iterate, poses, iterations, limits[0].shape)
+    (hull, legs), solved = joints.corrected(iterate, (poses[0], stack(poses[1:])), iterations,
+                                            limits[0].shape)
+    return [hull, *unstack(legs, 2)], solved
+
+
+def _correct(manifolds: list[Manifold], legs: Pose, baumgarte: float) -> tuple[Pose, Scalar]:
+    """One correction of all contacts. -> legs, the least separation found for each."""
+    least = jnp.zeros_like(legs.angle)
+    for manifold in manifolds:
+        legs, apart = solve_position(manifold, legs, baumgarte)
+        least = jnp.minimum(least, apart)
+    return legs, least
 
 
 def _impact(before: Pose, after: Pose, motion: Motion, indices: Scalar, edges: Edge,
@@ -380,11 +383,8 @@ def _solve_impact_positions(manifolds: Manifold, legs: Pose) -> Pose:
     """Corrections of legs [2] at the moment of an impact."""
     manifolds = unstack(manifolds, 2)
 
-    def correct(leg):
-        least = 0.0
-        for manifold in manifolds:
-            leg, apart = solve_position(manifold, leg, _IMPACT_BAUMGARTE)
-            least = jnp.minimum(least, apart)
-        return leg, least >= -1.5 * LINEAR_SLOP
+    def correct(legs):
+        legs, least = _correct(manifolds, legs, _IMPACT_BAUMGARTE)
+        return legs, least >= -1.5 * LINEAR_SLOP
 
     return joints.corrected(correct, legs, _IMPACT_POSITION_ITERATIONS, legs.angle.shape)[0]
