@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install format lint test bench bench-smoke demo report docs clean
+.PHONY: install format lint test bench bench-smoke demo report docs parity-lunar-lander clean
 
 install: $(STAMP)  ## make .venv with the pinned dependencies and the console scripts in it
 
@@ -38,6 +38,9 @@ report: install  ## one page over everything in runs/
 
 docs: install  ## the picture of the README, from the demo
 	$(BIN)/varshare-experiment demo --figure_png=docs/images/demo.png
+
+parity-lunar-lander: install  ## LunarLander against Gymnasium's, 1000 seeds a row (an hour)
+	$(BIN)/python -m experiments.lunar_lander_parity
 
 clean:  ## everything that these targets made, but runs/
 	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .ruff_cache

@@ -150,7 +150,8 @@ class RunConfig:
 class Config:
     """One training run: a suite, a method, S seeds in one compiled program."""
 
-    suite: str = _field("cartpole10", "tasks to learn: cartpole10, cartpole or gymnax:<id>")
+    suite: str = _field("cartpole10", "tasks to learn: cartpole10, lunar_lander20, "
+                        "lunar_lander20_continuous or gymnax:<id>")
     method: str = _field("varshare", "how tasks share parameters")
     num_seeds: int = _field(1, "seeds trained side by side in one compiled program (S)")
     seed: int = _field(0, "the first seed; the others follow")

@@ -3,12 +3,17 @@
 from collections.abc import Callable
 
 from varshare_jax.errors import unknown
-from varshare_jax.suites import cartpole, gymnax
+from varshare_jax.suites import cartpole, gymnax, lunar_lander
 from varshare_jax.suites.base import Suite
 
 SUITES: dict[str, Callable[[], Suite]] = {
-    "cartpole10": lambda: cartpole.make("cartpole10", cartpole.TASKS),
-    "cartpole": lambda: cartpole.make("cartpole", (cartpole.NOMINAL,)),
+    "cartpole10": lambda: cartpole.CartPoleSuite("cartpole10", cartpole.TASKS),
+    "cartpole": lambda: cartpole.CartPoleSuite("cartpole", (cartpole.NOMINAL,)),
+    "lunar_lander20": lambda: lunar_lander.LunarLanderSuite("lunar_lander20", lunar_lander.TASKS),
+    "lunar_lander20_continuous": lambda: lunar_lander.LunarLanderSuite(
+        "lunar_lander20_continuous", lunar_lander.TASKS, continuous=True),
+    "lunar_lander": lambda: lunar_lander.LunarLanderSuite(
+        "lunar_lander", (lunar_lander.NOMINAL,)),
 }
 
 __all__ = ["SUITES", "Suite", "make"]

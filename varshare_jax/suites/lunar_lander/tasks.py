@@ -1,0 +1,53 @@
+"""LunarLander-20: twenty landings from a calm moon to storms under high gravity."""
+
+from typing import NamedTuple
+
+from varshare_jax.suites.lunar_lander.env import check_params
+
+
+class LunarLanderTask(NamedTuple):
+    """What differs between tasks, in Gymnasium's terms; without any wind both powers are 0."""
+
+    name: str
+    gravity: float  # m/s², in (-12, 0)
+    wind_power: float  # N, recommended up to 20
+    turbulence_power: float  # N m, recommended up to 2
+
+    @property
+    def enable_wind(self) -> bool:
+        return self.wind_power > 0 or self.turbulence_power > 0
+
+    def gymnasium_options(self) -> dict[str, float | bool]:
+        """Arguments of `gymnasium.make("LunarLander-v3", ...)`."""
+        return {"gravity": self.gravity, "enable_wind": self.enable_wind,
+                "wind_power": self.wind_power, "turbulence_power": self.turbulence_power}
+
+
+NOMINAL = LunarLanderTask("nominal", -10.0, 0.0, 0.0)
+
+#                   name             gravity  wind  turbulence
+TASKS = (
+    NOMINAL,
+    LunarLanderTask("pluto", -0.6, 0.0, 0.0),
+    LunarLanderTask("moon", -1.6, 0.0, 0.0),
+    LunarLanderTask("mars", -3.7, 0.0, 0.0),
+    LunarLanderTask("venus", -8.9, 0.0, 0.0),
+    LunarLanderTask("jupiter", -11.9, 0.0, 0.0),
+    LunarLanderTask("moon_breeze", -1.6, 5.0, 0.5),
+    LunarLanderTask("moon_wind", -1.6, 10.0, 1.0),
+    LunarLanderTask("moon_gale", -1.6, 15.0, 1.5),
+    LunarLanderTask("mars_breeze", -3.7, 5.0, 0.5),
+    LunarLanderTask("mars_wind", -3.7, 10.0, 1.0),
+    LunarLanderTask("mars_storm", -3.7, 20.0, 2.0),
+    LunarLanderTask("venus_breeze", -8.9, 5.0, 0.5),
+    LunarLanderTask("venus_storm", -8.9, 20.0, 0.5),
+    LunarLanderTask("earth_wind", -10.0, 10.0, 1.0),
+    LunarLanderTask("earth_gale", -10.0, 15.0, 1.5),
+    LunarLanderTask("earth_storm", -10.0, 20.0, 2.0),
+    LunarLanderTask("jupiter_wind", -11.9, 10.0, 1.0),
+    LunarLanderTask("jupiter_gale", -11.9, 15.0, 1.5),
+    LunarLanderTask("jupiter_storm", -11.9, 20.0, 2.0),
+)
+
+for _task in TASKS:
+    check_params(_task.gravity, _task.wind_power, _task.turbulence_power)
