@@ -73,6 +73,16 @@ class VarShareConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MetaWorldConfig:
+    """The suites mt10, mt3 and mt1:<task>."""
+
+    reward: str = _field("v2", "version of Meta-World's rewards", choices=("v1", "v2"))
+    horizon: int = _field(500, "steps of an episode")
+    observe_goal: bool = _field(True, "show the goal, as MT benchmarks do; else zeros in its place")
+    one_hot: bool = _field(False, "append the task's one-hot code to its observations")
+
+
+@dataclasses.dataclass(frozen=True)
 class L2SoftConfig:
     """L2-soft sharing."""
 
@@ -99,7 +109,8 @@ class RunConfig:
 class Config:
     """One training run: a suite, a method, S seeds in one compiled program."""
 
-    suite: str = _field("cartpole10", "tasks to learn: cartpole10, cartpole or gymnax:<id>")
+    suite: str = _field("cartpole10", "tasks to learn: cartpole10, cartpole, gymnax:<id>, mt10, mt3 "
+                                      "or mt1:<task>")
     method: str = _field("varshare", "how tasks share parameters")
     num_seeds: int = _field(1, "seeds trained side by side in one compiled program (S)")
     seed: int = _field(0, "the first seed; the others follow")
@@ -109,6 +120,7 @@ class Config:
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     varshare: VarShareConfig = dataclasses.field(default_factory=VarShareConfig)
     l2_soft: L2SoftConfig = dataclasses.field(default_factory=L2SoftConfig)
+    metaworld: MetaWorldConfig = dataclasses.field(default_factory=MetaWorldConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
     @property
@@ -154,7 +166,7 @@ class Config:
 
 _POSITIVE = (
     "num_seeds", "total_steps", "ppo.num_envs", "ppo.rollout_length", "ppo.epochs",
-    "ppo.minibatches", "ppo.learning_rate", "ppo.adam_epsilon", "ppo.max_grad_norm", "ppo.clip",
+    "ppo.minibatches", "metaworld.horizon", "ppo.learning_rate", "ppo.adam_epsilon", "ppo.max_grad_norm", "ppo.clip",
     "varshare.sigma_prior", "varshare.sigma_init", "run.log_every", "run.eval_every",
     "run.eval_episodes", "run.final_eval_episodes", "run.checkpoint_every",
     "run.keep_checkpoints")

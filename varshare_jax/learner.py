@@ -19,7 +19,7 @@ _ENVS_IN_STEP = 64
 def make_problem(config: Config) -> Problem:
     """Looks up the suite and method that a config names; raises UserError for unknown ones."""
     config.validate()
-    suite, method = suites.make(config.suite), methods.make(config)
+    suite, method = suites.make(config.suite, config.metaworld), methods.make(config)
     network = MultiTaskNetwork(method, suite.observation_size, suite.action_space,
                                suite.num_tasks)
     return Problem(config, suite, network)

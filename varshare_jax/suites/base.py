@@ -1,6 +1,8 @@
 """A suite: M tasks of one observation and one action space, stepped in parallel."""
 
 import abc
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import jax
@@ -13,7 +15,8 @@ class Suite(abc.ABC):
 
     Attributes: `name`, `version` (changes whenever results could), `task_names` [M],
     `observation_size` D, `action_space`, `horizon` (steps after which every episode has
-    ended), `has_success`, `reference` (the implementation that this one must agree with).
+    ended), `has_success`, `reference` (the implementation that this one must agree with),
+    `compiler_options` (of XLA, for whatever steps this suite).
     """
 
     name: str
@@ -24,6 +27,7 @@ class Suite(abc.ABC):
     horizon: int
     has_success: ClassVar[bool] = False
     reference: str
+    compiler_options: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def num_tasks(self) -> int:

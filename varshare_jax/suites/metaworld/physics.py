@@ -14,7 +14,6 @@ from varshare_jax.suites.metaworld.scenes import FRAME_SKIP, Settings
 from varshare_jax.suites.metaworld.tasks import HAND_HIGH, HAND_LOW, Snapshot
 
 _ACTION_SCALE = 0.01  # m per step
-_ARM_JOINTS = 9  # seven of the arm, two fingers; the scene's own come after them
 
 
 class State(NamedTuple):
@@ -46,7 +45,7 @@ class Physics:
     def __init__(self, scene: str, body: str, settings: Settings):
         mjx = _mjx()
         self.scene, self.settings = scene, settings
-        self.model = scenes.reduced(scene, settings)
+        self.model = scenes.reduced(scene, body, settings)
         self._mjx, self._model = mjx, mjx.put_model(self.model)
         self._data = mjx.make_data(self.model)
         self._body = self.model.body(body).id if body else None

@@ -29,7 +29,7 @@ class Probe(NamedTuple):
         """Snapshot from all bodies' positions [B, 3] and quaternions [B, 4], and qpos [Q]."""
         points = positions[self.bodies] + rotate(quats[self.bodies], jnp.asarray(self.offsets))
         quat = multiply(quats[self.bodies[self.object]], jnp.asarray(self.quat))
-        joint = qpos[self.joint] if self.joint >= 0 else jnp.zeros((), qpos.dtype)
+        joint = qpos[self.joint] if self.joint >= 0 else jnp.zeros_like(qpos[0])
         fixed, (obj, *landmarks) = points[:self.object], points[self.object:]
         landmarks = jnp.stack(landmarks) if landmarks else jnp.zeros((0, 3), points.dtype)
         return Snapshot(*fixed, object=obj, object_quat=quat, landmarks=landmarks, joint=joint)
@@ -44,9 +44,17 @@ def probe(task: Task, model: Any) -> Probe:
 
 
 def in_model(found: Probe, original: Any, other: Any) -> Probe:
-    """The same probe in another model that has bodies of the same names."""
-    bodies = np.array([other.body(original.body(b).name).id for b in found.bodies])
-    return found._replace(bodies=bodies)
+    """The same probe in a model where some bodies are fused with their parents."""
+    names = {other.body(i).name for i in range(other.nbody)}
+    bodies, offsets, quat = found.bodies.copy(), found.offsets.copy(), found.quat
+    for i, body in enumerate(bodies):
+        while not (name := original.body(body).name) or name not in names:
+            turn = original.body_quat[body]
+            offsets[i] = original.body_pos[body] + np.asarray(rotate(turn, offsets[i]))
+            quat = np.asarray(multiply(turn, quat)) if i == found.object else quat
+            body = original.body_parentid[body]
+        bodies[i] = other.body(name).id
+    return found._replace(bodies=bodies, offsets=offsets, quat=quat)
 
 
 def _place(model: Any, kind: str, name: str) -> tuple[int, np.ndarray, np.ndarray]:
