@@ -54,7 +54,7 @@ class TaskEnv:
         self._moves = moves[probe.object:].astype(np.float32)[:, None]
         settled = scenes.settled(task.scene, task.hand)
         snapshot = probe.read(settled.positions, settled.quats, settled.qpos)
-        self._settled = jax.tree.map(jnp.float32, Placed(
+        self._settled = jax.tree.map(jnp.asarray, Placed(
             settled.qpos, settled.qvel, settled.warmstart, snapshot, physics.home))
 
     def reset(self, key: jax.Array) -> tuple[EnvState, jax.Array]:
@@ -75,8 +75,7 @@ class TaskEnv:
         """The episode of a random vector [K]."""
         task, settled = self.task, self._settled
         place = vector[-3:] if task.body else settled.home
-        snapshot = self._shift(settled.snapshot, place - settled.home)
-        setup = task.setup(vector, snapshot)
+        snapshot, setup = self._settled_at(place), self.setup(vector)
         qpos, qvel = settled.qpos, settled.qvel
         if task.joint:
             shown = jnp.array(task.shown_start)
@@ -92,6 +91,11 @@ class TaskEnv:
         physics = State(qpos, qvel, settled.warmstart, mocap, place)
         state = EnvState(physics, setup, frame, jnp.int32(0))
         return state, self._observation(frame, frame, setup.target)
+
+    def setup(self, vector: jax.Array) -> Setup:
+        """What the episode of a random vector [K] is about."""
+        place = vector[-3:] if self.task.body else self._settled.home
+        return self.task.setup(vector, self._settled_at(place))
 
     @property
     def _free(self) -> int:
@@ -121,8 +125,9 @@ class TaskEnv:
         goal = goal if self.options.observe_goal else jnp.zeros_like(goal)
         return jnp.concatenate([frame, previous, goal]).astype(jnp.float32)
 
-    def _shift(self, snapshot: Snapshot, by: jax.Array) -> Snapshot:
-        """The snapshot with everything that is fixed to the moved body moved."""
+    def _settled_at(self, place: jax.Array) -> Snapshot:
+        """The settled scene with the body that the task moves, and all fixed to it, at `place`."""
+        snapshot, by = self._settled.snapshot, place - self._settled.home
         return snapshot._replace(object=snapshot.object + self._moves[0] * by,
                                  landmarks=snapshot.landmarks + self._moves[1:] * by)
 
@@ -174,16 +179,16 @@ class MetaWorldSuite(Suite):
         _check_memory(*keys.shape)
         states, obs = zip(*(jax.vmap(env.reset)(k)
                             for env, k in zip(self.envs, keys, strict=True)), strict=True)
-        return self._stack(states), self._identify(jnp.stack(obs))
+        return self.stack(states), self._identify(jnp.stack(obs))
 
     def step(self, keys, state, action):
-        before = [self._of_task(state, m) for m in range(self.num_tasks)]
+        before = [self.of_task(state, m) for m in range(self.num_tasks)]
         moved = self._move([b.physics for b in before], action)
         states, steps = zip(*(
             jax.vmap(env.finish)(keys[m], before[m], moved[m], action[m])
             for m, env in enumerate(self.envs)), strict=True)
         steps = jax.tree.map(lambda *x: jnp.stack(x), *steps)
-        return self._stack(states), steps._replace(obs=self._identify(steps.obs),
+        return self.stack(states), steps._replace(obs=self._identify(steps.obs),
                                                    final_obs=self._identify(steps.final_obs))
 
     def _move(self, before: list[State], action: jax.Array) -> list[State]:
@@ -199,7 +204,7 @@ class MetaWorldSuite(Suite):
                 moved[m] = jax.tree.map(lambda x, i=i: jnp.split(x, len(group.tasks))[i], batch)
         return [moved[m] for m in range(self.num_tasks)]
 
-    def _stack(self, states: Sequence[EnvState]) -> EnvState:
+    def stack(self, states: Sequence[EnvState]) -> EnvState:
         """Tasks' states (leaves [N, ...]) as one, padded to the largest scene: [M, N, ...]."""
         def pad(x: jax.Array, width: int) -> jax.Array:
             return jnp.pad(x, ((0, 0), (0, width - x.shape[-1])))
@@ -210,7 +215,7 @@ class MetaWorldSuite(Suite):
             warmstart=pad(state.physics.warmstart, self._widths[1]))) for state in states]
         return jax.tree.map(lambda *x: jnp.stack(x), *padded)
 
-    def _of_task(self, state: EnvState, m: int) -> EnvState:
+    def of_task(self, state: EnvState, m: int) -> EnvState:
         """The states [N, ...] of one task, without padding."""
         one = jax.tree.map(lambda x: x[m], state)
         model = self.envs[m].physics.model
