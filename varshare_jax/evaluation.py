@@ -1,5 +1,6 @@
 """Playing a policy without learning: own keys, most likely actions, one episode per env."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -59,6 +60,20 @@ def evaluate(problem: Problem, variables: Variables, obs_stats: RunningStats, ke
     start = env_state, obs, initial_episode(*shape), jnp.zeros(shape, bool), 0
     _, _, episode, _, _ = jax.lax.while_loop(unfinished, step, start)
     return Evaluation(episode.total, episode.success)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def act(problem: Problem, variables: Variables, obs_stats: RunningStats, task: jax.Array,
+        obs: jax.Array) -> jax.Array:
+    """The most likely actions of one task under the mean weights.
+
+    `task` is its index, obs [B, D] are raw observations -> actions [B, ...].
+    """
+    def of_task(tree):
+        return jax.tree.map(lambda x: x[task][None], tree)
+
+    own = variables | {"task": of_task(variables["task"])}
+    return problem.network.policy(own, observe(problem, of_task(obs_stats), obs[None])).mode()[0]
 
 
 def evaluation_key(seed: int, update: int) -> jax.Array:

@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from varshare_jax import checkpoint, environment
+from varshare_jax import checkpoint, engines, environment
+from varshare_jax.algorithms.problem import Problem
 from varshare_jax.config import Config, from_dict, leaves, to_dict
 from varshare_jax.devices import Layout, use_cpu_cores
 from varshare_jax.errors import UserError
-from varshare_jax.evaluation import evaluate, evaluation_key
+from varshare_jax.evaluation import act, evaluate, evaluation_key
 from varshare_jax.learner import Learner
 from varshare_jax.monitoring import NullWriter, Progress, RunWriter, plain, warn, write_json
 from varshare_jax.types import TrainState
@@ -316,34 +317,61 @@ def _stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def evaluate_run(folder: Path, *, episodes: int = 50, weights: str = "mean",
-                 seed: int = 1) -> dict[str, Any]:
+def evaluate_run(folder: Path, *, episodes: int = 50, weights: str = "mean", seed: int = 1,
+                 engine: str = "jax") -> dict[str, Any]:
     """Plays the newest checkpoint of a run: scores [S][M] and what they were made with.
 
+    Another `engine` plays it as well: its scores are those that its name precedes.
     Raises UserError where `folder` holds no run or no readable checkpoint.
     """
-    if not (folder / "config.json").exists():
-        raise UserError(f"--run={folder}: not a run (no config.json in it)")
-    config = _read_config("--run", folder)
-    use_cpu_cores(config.run.devices)
-    environment.use_compile_cache(config.run.compile_cache)
-    learner = Learner.make(config)
+    if engine != "jax":
+        if weights != "mean":
+            raise UserError(f"--weights={weights}: --engine={engine} plays the mean weights only")
+        evaluate_elsewhere = engines.make(engine)
+    learner, state, update = _load(folder)
     problem = learner.problem
-    like = jax.eval_shape(learner.init_seeds)
-    found = checkpoint.restore_newest(folder / "checkpoints", like, warn)
-    if found is None:
-        raise UserError(f"--run={folder}: has no readable checkpoint yet")
-    state, update = found
 
     @jax.jit
     @jax.vmap
     def play(variables, obs_stats, key):
         return evaluate(problem, variables, obs_stats, key, episodes=episodes, weights=weights)
 
-    keys = jnp.stack([evaluation_key(seed, s) for s in range(config.num_seeds)])
+    keys = jnp.stack([evaluation_key(seed, s) for s in range(problem.config.num_seeds)])
     played = jax.device_get(play(state.variables, state.obs_stats, keys))
     scores = {"run": str(folder), "update": update, "weights": weights, "episodes": episodes,
               "task_names": problem.suite.task_names, "return": played.total.mean(-1)}
     if problem.suite.has_success:
         scores["success"] = played.success.mean(-1)
+    if engine != "jax":
+        played = _play_elsewhere(evaluate_elsewhere, engine, problem, state, episodes, seed)
+        scores |= {f"{engine}_{name}": values.mean(-1) for name, values in played.items()}
     return plain(scores)
+
+
+def _load(folder: Path) -> tuple[Learner, TrainState, int]:
+    """A run's learner, its newest sound state and the update that it was saved after."""
+    if not (folder / "config.json").exists():
+        raise UserError(f"--run={folder}: not a run (no config.json in it)")
+    config = _read_config("--run", folder)
+    use_cpu_cores(config.run.devices)
+    environment.use_compile_cache(config.run.compile_cache)
+    learner = Learner.make(config)
+    like = jax.eval_shape(learner.init_seeds)
+    found = checkpoint.restore_newest(folder / "checkpoints", like, warn)
+    if found is None:
+        raise UserError(f"--run={folder}: has no readable checkpoint yet")
+    return learner, *found
+
+
+def _play_elsewhere(evaluate_elsewhere: engines.Evaluate, engine: str, problem: Problem,
+                    state: TrainState, episodes: int, seed: int) -> dict[str, np.ndarray]:
+    """Episodes of every seed in another engine, [S, M, E]."""
+    progress = Progress(engine, 1, 1, problem.config.num_seeds)
+    played = []
+    for s in range(problem.config.num_seeds):
+        variables, stats = jax.tree.map(lambda x, s=s: x[s], (state.variables, state.obs_stats))
+        with progress.working(f"playing seed {problem.config.seed + s}"):
+            played.append(evaluate_elsewhere(
+                problem.suite, functools.partial(act, problem, variables, stats), episodes,
+                seed, progress.say))
+    return {name: np.stack([scores[name] for scores in played]) for name in played[0]}

@@ -3,7 +3,7 @@
     varshare-evaluate --run=runs/x --weights=mean --episodes=50
 
 Reads the newest checkpoint of the run, finished or not, and prints a table. --out writes the
-same as JSON.
+same as JSON. --engine=gymnasium plays the policy in Gymnasium's own environments too.
 """
 
 import json
@@ -13,6 +13,7 @@ import numpy as np
 from absl import flags
 
 from varshare_jax.cli import _app
+from varshare_jax.engines import ENGINES
 from varshare_jax.evaluation import WEIGHTS
 from varshare_jax.monitoring import write_json
 from varshare_jax.runner import evaluate_run
@@ -25,10 +26,13 @@ def _main(argv: list[str]) -> None:
         raise _app.UserError("--run: name the folder of a run, such as runs/my_run")
     if flags.FLAGS.weights not in WEIGHTS:
         raise _app.unknown("--weights", flags.FLAGS.weights, WEIGHTS)
+    if flags.FLAGS.engine not in ENGINES:
+        raise _app.unknown("--engine", flags.FLAGS.engine, ENGINES)
     if flags.FLAGS.episodes < 1:
         raise _app.UserError(f"--episodes={flags.FLAGS.episodes}: must be greater than 0")
     scores = evaluate_run(Path(flags.FLAGS.run), episodes=flags.FLAGS.episodes,
-                          weights=flags.FLAGS.weights, seed=flags.FLAGS.eval_seed)
+                          weights=flags.FLAGS.weights, seed=flags.FLAGS.eval_seed,
+                          engine=flags.FLAGS.engine)
     _print(scores)
     if flags.FLAGS.out:
         write_json(Path(flags.FLAGS.out), scores)
@@ -37,19 +41,21 @@ def _main(argv: list[str]) -> None:
 def _print(scores: dict) -> None:
     """Mean over seeds with the deviation between them, and the success rate if there is one."""
     print(json.dumps({k: scores[k] for k in ("run", "update", "weights", "episodes")}))
-    columns = [name for name in ("return", "success") if name in scores]
-    print(f"{'task':<20}" + "".join(f"{name:>20}" for name in columns))
+    columns = [name for name in scores if name.endswith(("return", "success", "length"))]
+    print(f"{'task':<20}" + "".join(f"{name:>22}" for name in columns))
     rows = {name: np.asarray(scores[name], float) for name in columns}
     for m, task in enumerate((*scores["task_names"], "mean over tasks")):
         cells = [values[:, m] if m < values.shape[1] else values.mean(1)
                  for values in rows.values()]
-        print(f"{task:<20}" + "".join(f"{c.mean():>12.2f} ± {c.std():<5.2f}" for c in cells))
+        print(f"{task:<20}" + "".join(f"{c.mean():>14.2f} ± {c.std():<5.2f}" for c in cells))
 
 
 def main() -> None:
     """Entry point of `varshare-evaluate`."""
     flags.DEFINE_string("run", "", "folder of the run to play")
     flags.DEFINE_string("weights", "mean", "weights to play with (mean | sample)")
+    flags.DEFINE_string("engine", "jax", "another implementation to play in as well "
+                                         f"({' | '.join(ENGINES)})")
     flags.DEFINE_integer("episodes", 50, "episodes per task and seed")
     flags.DEFINE_integer("eval_seed", 1, "seed of the episodes; training never uses it")
     flags.DEFINE_string("out", "", "file for the scores as JSON")

@@ -8,8 +8,8 @@ from varshare_jax.suites import cartpole, gymnax, metaworld
 from varshare_jax.suites.base import Suite
 
 SUITES: dict[str, Callable[[], Suite]] = {
-    "cartpole10": lambda: cartpole.make("cartpole10", cartpole.TASKS),
-    "cartpole": lambda: cartpole.make("cartpole", (cartpole.NOMINAL,)),
+    "cartpole10": lambda: cartpole.CartPoleSuite("cartpole10", cartpole.TASKS),
+    "cartpole": lambda: cartpole.CartPoleSuite("cartpole", (cartpole.NOMINAL,)),
 }
 
 __all__ = ["SUITES", "Suite", "make"]

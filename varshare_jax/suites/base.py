@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import jax
 
+from varshare_jax.errors import UserError
 from varshare_jax.types import Continuous, Discrete, Step
 
 
@@ -32,6 +33,13 @@ class Suite(abc.ABC):
     @property
     def num_tasks(self) -> int:
         return len(self.task_names)
+
+    def gymnasium_env(self, task: int) -> Any:
+        """The reference of one task as a `gymnasium.Env` that takes this suite's actions.
+
+        Raises UserError where there is none. `info["success"]` tells success, if the suite has it.
+        """
+        raise UserError(f"--engine=gymnasium: {self.name} has no counterpart in Gymnasium")
 
     @abc.abstractmethod
     def reset(self, keys: jax.Array) -> tuple[Any, jax.Array]:

@@ -55,10 +55,25 @@ def env_params(tasks: tuple[CartPoleTask, ...], default):
         polemass_length=column["pole_mass"] * column["pole_length"])
 
 
-def make(name: str, tasks: tuple[CartPoleTask, ...]) -> GymnaxSuite:
-    """A suite of the given cart-poles; M = len(tasks)."""
-    import gymnax  # importing it starts JAX, see devices.use_cpu_cores
+class CartPoleSuite(GymnaxSuite):
+    """Cart-poles of a table of tasks; M = len(tasks)."""
 
-    env, default = gymnax.make("CartPole-v1")
-    return GymnaxSuite(name, VERSION, env, env_params(tasks, default),
-                       tuple(task.name for task in tasks), "gymnasium CartPole-v1")
+    def __init__(self, name: str, tasks: tuple[CartPoleTask, ...]):
+        import gymnax  # importing it starts JAX, see devices.use_cpu_cores
+
+        env, default = gymnax.make("CartPole-v1")
+        super().__init__(name, VERSION, env, env_params(tasks, default),
+                         tuple(task.name for task in tasks), "gymnasium CartPole-v1")
+        self._tasks = tasks
+
+    def gymnasium_env(self, task: int):
+        """Gymnasium's CartPole-v1 with the masses, the length and the gravity of a task."""
+        import gymnasium
+
+        env = gymnasium.make("CartPole-v1")
+        physics, of_task = env.unwrapped, self._tasks[task]
+        physics.length, physics.gravity = of_task.pole_length, of_task.gravity
+        physics.masscart, physics.masspole = of_task.cart_mass, of_task.pole_mass
+        physics.total_mass = physics.masscart + physics.masspole
+        physics.polemass_length = physics.masspole * physics.length
+        return env
