@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install format lint test bench bench-smoke demo report docs clean
+.PHONY: install format lint test bench bench-smoke demo report docs parity-metaworld clean
 
 install: $(STAMP)  ## make .venv with the pinned dependencies and the console scripts in it
 
@@ -38,6 +38,9 @@ report: install  ## one page over everything in runs/
 
 docs: install  ## the picture of the README, from the demo
 	$(BIN)/python -m experiments.demo --figure_png=docs/images/demo.png
+
+parity-metaworld: install  ## the Meta-World port against Meta-World (about 40 minutes on 2 cores)
+	$(BIN)/python -m experiments.parity_metaworld --out=parity_metaworld.jsonl $(PARITY_FLAGS)
 
 clean:  ## everything that these targets made, but runs/
 	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .ruff_cache

@@ -109,8 +109,8 @@ class RunConfig:
 class Config:
     """One training run: a suite, a method, S seeds in one compiled program."""
 
-    suite: str = _field("cartpole10", "tasks to learn: cartpole10, cartpole, gymnax:<id>, mt10, mt3 "
-                                      "or mt1:<task>")
+    suite: str = _field("cartpole10", "tasks to learn: cartpole10, cartpole, gymnax:<id>, mt10, "
+                                      "mt3 or mt1:<task>")
     method: str = _field("varshare", "how tasks share parameters")
     num_seeds: int = _field(1, "seeds trained side by side in one compiled program (S)")
     seed: int = _field(0, "the first seed; the others follow")
@@ -166,10 +166,10 @@ class Config:
 
 _POSITIVE = (
     "num_seeds", "total_steps", "ppo.num_envs", "ppo.rollout_length", "ppo.epochs",
-    "ppo.minibatches", "metaworld.horizon", "ppo.learning_rate", "ppo.adam_epsilon", "ppo.max_grad_norm", "ppo.clip",
+    "ppo.minibatches", "ppo.learning_rate", "ppo.adam_epsilon", "ppo.max_grad_norm", "ppo.clip",
     "varshare.sigma_prior", "varshare.sigma_init", "run.log_every", "run.eval_every",
     "run.eval_episodes", "run.final_eval_episodes", "run.checkpoint_every",
-    "run.keep_checkpoints")
+    "run.keep_checkpoints", "metaworld.horizon")
 _NOT_NEGATIVE = (
     "seed", "ppo.value_coefficient", "ppo.entropy_coefficient", "ppo.target_kl", "varshare.beta",
     "l2_soft.penalty", "run.devices")
@@ -263,6 +263,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     "continuous": {
         "ppo.entropy_coefficient": 0.0, "ppo.learning_rate": 3e-4, "ppo.discount": 0.99,
         "ppo.epochs": 10, "ppo.minibatches": 8, "ppo.max_grad_norm": 1.0,
+    },
+    # For a CPU; MTBench's settings (arXiv 2507.23172) but for their lengths and network.
+    "metaworld": {
+        "ppo.num_envs": 32, "ppo.rollout_length": 64, "ppo.epochs": 5, "ppo.minibatches": 4,
+        "ppo.learning_rate": 5e-4, "ppo.entropy_coefficient": 5e-3, "ppo.max_grad_norm": 1.0,
+        "ppo.discount": 0.99, "ppo.gae_lambda": 0.95, "network.hidden": (256, 128),
+        "network.activation": "elu", "run.log_every": 1, "run.devices": 1,
+    },
+    # For a GPU: enough envs to fill it, MTBench's rollouts and network; after `metaworld`.
+    "metaworld_gpu": {
+        "ppo.num_envs": 1024, "ppo.rollout_length": 32, "ppo.minibatches": 8,
+        "network.hidden": (256, 128, 64), "run.log_every": 10,
     },
 }
 """Named bundles of overrides: applied in the order given, before single flags."""

@@ -26,5 +26,6 @@ def make(name: str, metaworld_options: MetaWorldConfig | None = None) -> Suite:
     if family == "gymnax" and env_id:
         return gymnax.single(env_id)
     if name not in SUITES:
-        raise unknown("--suite", name, [*SUITES, *metaworld.BENCHMARKS, "mt1:<task>", "gymnax:<id>"])
+        raise unknown("--suite", name,
+                      [*SUITES, *metaworld.BENCHMARKS, "mt1:<task>", "gymnax:<id>"])
     return SUITES[name]()

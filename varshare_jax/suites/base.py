@@ -1,7 +1,7 @@
 """A suite: M tasks of one observation and one action space, stepped in parallel."""
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -17,7 +17,8 @@ class Suite(abc.ABC):
     Attributes: `name`, `version` (changes whenever results could), `task_names` [M],
     `observation_size` D, `action_space`, `horizon` (steps after which every episode has
     ended), `has_success`, `reference` (the implementation that this one must agree with),
-    `compiler_options` (of XLA, for whatever steps this suite).
+    `compiler_options` (of XLA, for whatever steps this suite), `tracing` (if set, suites that
+    compile for minutes tell it how far JAX's tracing has come).
     """
 
     name: str
@@ -29,6 +30,7 @@ class Suite(abc.ABC):
     has_success: ClassVar[bool] = False
     reference: str
     compiler_options: Mapping[str, Any] = MappingProxyType({})
+    tracing: Callable[[str], None] | None = None
 
     @property
     def num_tasks(self) -> int:

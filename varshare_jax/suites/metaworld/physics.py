@@ -30,8 +30,6 @@ class State(NamedTuple):
 def _mjx() -> Any:
     with contextlib.redirect_stdout(io.StringIO()):  # it prints that warp is not installed
         from mujoco import mjx
-
-        import mujoco.mjx._src.collision_driver  # noqa: F401  (prints as well)
     return mjx
 
 

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -151,25 +151,20 @@ class Group(NamedTuple):
 
 
 class MetaWorldSuite(Suite):
-    """Meta-World tasks, MJX physics. Auto-resets draw new goals and object positions.
-
-    `tracing`, if set, is called with a line for each scene while JAX traces it: the only sign of
-    progress during a long compilation.
-    """
+    """Meta-World tasks, MJX physics. Auto-resets draw new goals and object positions."""
 
     has_success = True
     reference = "metaworld 3.0.0"
 
     def __init__(self, name: str, chosen: list[Task], options: MetaWorldConfig,
-                 settings: Settings = Settings()):
+                 settings: Settings | None = None):
         self.name, self.version, self.options = name, VERSION, options
         self.task_names = tuple(task.name for task in chosen)
         self.horizon = options.horizon
         self.action_space = Continuous(4)
         self.observation_size = tasks.OBSERVATION_SIZE + options.one_hot * len(chosen)
         self.compiler_options = compiler_options()
-        self.tracing: Callable[[str], None] | None = None
-        self.groups = _groups(chosen, settings)
+        self.groups = _groups(chosen, settings or Settings())
         of_task = {m: group.physics for group in self.groups for m in group.tasks}
         self.envs = [TaskEnv(task, of_task[m], options) for m, task in enumerate(chosen)]
         models = [group.physics.model for group in self.groups]
@@ -200,8 +195,10 @@ class MetaWorldSuite(Suite):
             batch = jax.tree.map(lambda *x: jnp.concatenate(x), *(before[m] for m in group.tasks))
             batch = jax.vmap(group.physics.step)(
                 batch, jnp.concatenate([action[m] for m in group.tasks]))
+            num_envs = action.shape[1]
             for i, m in enumerate(group.tasks):
-                moved[m] = jax.tree.map(lambda x, i=i: jnp.split(x, len(group.tasks))[i], batch)
+                own = slice(i * num_envs, (i + 1) * num_envs)
+                moved[m] = jax.tree.map(lambda x, own=own: x[own], batch)
         return [moved[m] for m in range(self.num_tasks)]
 
     def stack(self, states: Sequence[EnvState]) -> EnvState:
@@ -223,12 +220,16 @@ class MetaWorldSuite(Suite):
             qpos=one.physics.qpos[:, :model.nq], qvel=one.physics.qvel[:, :model.nv],
             warmstart=one.physics.warmstart[:, :model.nv]))
 
+    def one_hot(self, m: int) -> np.ndarray:
+        """What is appended to observations of task m: its one-hot code [M] or nothing [0]."""
+        width = self.num_tasks if self.options.one_hot else 0
+        return (np.arange(width) == m).astype(np.float32)
+
     def _identify(self, obs: jax.Array) -> jax.Array:
-        """Appends the task's one-hot code to observations [M, N, 39] if that is asked for."""
-        if not self.options.one_hot:
-            return obs
-        code = jnp.eye(self.num_tasks)[:, None].repeat(obs.shape[1], 1)
-        return jnp.concatenate([obs, code], -1)
+        """Appends the one-hot codes to observations [M, N, 39]."""
+        codes = jnp.stack([self.one_hot(m) for m in range(self.num_tasks)])
+        codes = jnp.broadcast_to(codes[:, None], (*obs.shape[:2], codes.shape[-1]))
+        return jnp.concatenate([obs, codes], -1)
 
 
 def _groups(chosen: Sequence[Task], settings: Settings) -> list[Group]:
