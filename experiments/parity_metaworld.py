@@ -27,7 +27,7 @@ from varshare_jax.config import MetaWorldConfig
 from varshare_jax.suites.metaworld import tasks
 from varshare_jax.suites.metaworld.original import Original
 from varshare_jax.suites.metaworld.scenes import Settings
-from varshare_jax.suites.metaworld.suite import EnvState, MetaWorldSuite
+from varshare_jax.suites.metaworld.suite import MetaWorldSuite
 from varshare_jax.suites.metaworld.tasks import Task
 
 _TASKS = flags.DEFINE_list("tasks", list(tasks.TASKS), "tasks to compare")
@@ -146,12 +146,6 @@ class Port:
         keys = jax.random.split(jax.random.key(0), self.shape)
         self._step = jax.jit(functools.partial(self.suite.step, keys),
                              compiler_options=dict(self.suite.compiler_options))
-        self._hands = jax.jit(jax.vmap(self._read, in_axes=1, out_axes=1))
-
-    def _read(self, state: EnvState):
-        read = [env.physics.read(env.probe, self.suite.of_task(state, m).physics)
-                for m, env in enumerate(self.suite.envs)]
-        return jnp.stack([s.hand for s in read]), jnp.stack([s.object for s in read])
 
     def start(self, vectors: np.ndarray) -> np.ndarray:
         """Starts the episodes of random vectors [M][N, K]; observations [M, N, 39]."""
@@ -165,9 +159,22 @@ class Port:
         self.state, out = self._step(self.state, jnp.asarray(action, jnp.float32))
         return np.asarray(out.obs), np.asarray(out.success)
 
-    def positions(self) -> tuple[np.ndarray, np.ndarray]:
-        """Hands and observed frames, [M, N, 3] each."""
-        return tuple(map(np.asarray, self._hands(self.state)))
+
+@functools.cache
+def stepper(scene: str):
+    """Physics of a scene's first task and a compiled (states [N], actions [N, 4]) -> (states,
+    hands [N, 3], objects [N, 3]); tasks of one scene share it.
+    """
+    task = next(task for task in tasks.TASKS.values() if task.scene == scene)
+    suite = suite_of((task,), MetaWorldConfig())
+    physics, probe = suite.envs[0].physics, suite.envs[0].probe
+
+    def step(state, action):
+        state = physics.step(state, action)
+        snapshot = physics.read(probe, state)
+        return state, snapshot.hand, snapshot.object
+
+    return jax.jit(jax.vmap(step), compiler_options=dict(suite.compiler_options))
 
 
 def compare_motion(task: Task, goals: int, steps: int, scripted: bool) -> Row:
@@ -187,13 +194,12 @@ def compare_motion(task: Task, goals: int, steps: int, scripted: bool) -> Row:
             objects.append(snapshot.object)
     played, hands, objects = (np.array(x).reshape(goals, steps, -1)
                               for x in (played, hands, objects))
-    ours = Port((task,), goals)
-    ours.start(vectors[None])
-    errors = np.zeros((2, goals))
+    env, errors = port(task, MetaWorldConfig()), np.zeros((2, goals))
+    state = jax.vmap(env.start)(jnp.asarray(vectors, jnp.float32))[0].physics
     for t in range(steps):
-        ours.step(played[None, :, t])
-        for i, (mine, theirs) in enumerate(zip(ours.positions(), (hands, objects), strict=True)):
-            errors[i] = np.maximum(errors[i], np.linalg.norm(mine[0] - theirs[:, t], axis=-1))
+        state, *ours = stepper(task.scene)(state, jnp.asarray(played[:, t], jnp.float32))
+        for i, (mine, theirs) in enumerate(zip(ours, (hands, objects), strict=True)):
+            errors[i] = np.maximum(errors[i], np.linalg.norm(mine - theirs[:, t], axis=-1))
     return {f"{what}_{name}_mm": 1e3 * float(pick(errors[i]))
             for i, what in enumerate(("hand", "object"))
             for name, pick in (("median", np.median), ("max", np.max))}
@@ -243,7 +249,7 @@ def rows(chosen: list[Task], checks: list[str]) -> Iterator[Row]:
                    **compare_motion(task, _REPLAY_GOALS.value, 80, scripted=True)}
         if "free" in checks and task.name == "reach":
             yield {"check": "free", "task": task.name,
-                   **compare_motion(task, 10, 100, scripted=False)}
+                   **compare_motion(task, _REPLAY_GOALS.value, 100, scripted=False)}
     if "policies" in checks:
         for scene in dict.fromkeys(task.scene for task in chosen):
             sharing = tuple(task for task in chosen if task.scene == scene)

@@ -49,6 +49,26 @@ class Physics:
         self._body = self.model.body(body).id if body else None
         self.home = self.model.body_pos[self._body].copy() if body else np.zeros(3)
 
+    def collision_groups(self) -> dict[str, int]:
+        """Pairs of geoms that are tested, by their two kinds."""
+        import mujoco
+        from mujoco.mjx._src.collision_driver import geom_pairs
+
+        kinds = [mujoco.mjtGeom(kind).name.removeprefix("mjGEOM_").lower()
+                 for kind in self.model.geom_type]
+        pairs = [f"{kinds[a]}-{kinds[b]}" for a, b, _ in geom_pairs(self.model)]
+        return {pair: pairs.count(pair) for pair in dict.fromkeys(pairs)}
+
+    @property
+    def num_contacts(self) -> int:
+        """Contacts that are kept in every substep."""
+        return self._data._impl.contact.dist.shape[0]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of constraints that the solver works on."""
+        return self._data._impl.efc_J.shape[0]
+
     def step(self, state: State, action: jax.Array) -> State:
         """Meta-World's step: the hand is pulled on by `action` [4] in [-1, 1] for five substeps."""
         action = jnp.clip(action, -1, 1)

@@ -12,7 +12,7 @@ import numpy as np
 from varshare_jax.config import MetaWorldConfig
 from varshare_jax.errors import UserError
 from varshare_jax.suites.base import Suite
-from varshare_jax.suites.metaworld import scenes, snapshots, tasks
+from varshare_jax.suites.metaworld import render, scenes, snapshots, tasks
 from varshare_jax.suites.metaworld.physics import Physics, State
 from varshare_jax.suites.metaworld.scenes import Settings
 from varshare_jax.suites.metaworld.tasks import Setup, Snapshot, Task
@@ -185,6 +185,13 @@ class MetaWorldSuite(Suite):
         steps = jax.tree.map(lambda *x: jnp.stack(x), *steps)
         return self.stack(states), steps._replace(obs=self._identify(steps.obs),
                                                    final_obs=self._identify(steps.final_obs))
+
+    def render(self, state: EnvState, task: int, env: int = 0, *, width: int = 480,
+               height: int = 480) -> np.ndarray:
+        """A picture [height, width, 3] (uint8) of one env of `state`; see `render.picture`."""
+        one = jax.tree.map(lambda x: np.asarray(x[env], float), self.of_task(state, task))
+        return render.picture(self.envs[task].task, one.physics.qpos, one.physics.placed,
+                              one.setup.target, width, height)
 
     def _move(self, before: list[State], action: jax.Array) -> list[State]:
         """Steps each scene once, with the envs [N] of all its tasks in one batch."""
