@@ -62,7 +62,8 @@ class _Run:
         self.progress = Progress(f"{self.config.suite}/{self.config.method}", self.total,
                                  self.steps_per_update, self.config.num_seeds, quiet)
         self.suite.tracing = self.progress.say
-        self.layout = Layout.choose(self.config.num_seeds, self.suite.num_tasks)
+        self.layout = Layout.choose(self.config.num_seeds,
+                                    self.suite.num_tasks if self.suite.splits else 1)
         self.update, self.seconds_before, self.compile_seconds = 0, 0.0, 0.0
         self.scores: dict[str, Any] = {}
         self.diverged: dict[int, dict[str, Any]] = {}

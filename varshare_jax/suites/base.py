@@ -18,7 +18,8 @@ class Suite(abc.ABC):
     `observation_size` D, `action_space`, `horizon` (steps after which every episode has
     ended), `has_success`, `reference` (the implementation that this one must agree with),
     `compiler_options` (of XLA, for whatever steps this suite), `tracing` (if set, suites that
-    compile for minutes tell it how far JAX's tracing has come).
+    compile for minutes tell it how far JAX's tracing has come), `splits` (whether XLA may split
+    the tasks over devices; not where each has a program of its own).
     """
 
     name: str
@@ -28,6 +29,7 @@ class Suite(abc.ABC):
     action_space: Discrete | Continuous
     horizon: int
     has_success: ClassVar[bool] = False
+    splits: ClassVar[bool] = True
     reference: str
     compiler_options: Mapping[str, Any] = MappingProxyType({})
     tracing: Callable[[str], None] | None = None

@@ -153,7 +153,7 @@ class Group(NamedTuple):
 class MetaWorldSuite(Suite):
     """Meta-World tasks, MJX physics. Auto-resets draw new goals and object positions."""
 
-    has_success = True
+    has_success, splits = True, False
     reference = "metaworld 3.0.0"
 
     def __init__(self, name: str, chosen: list[Task], options: MetaWorldConfig,
