@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install format lint test bench bench-smoke demo report docs parity-lunar-lander clean
+.PHONY: install format lint test bench bench-smoke demo report docs parity-lunar-lander \
+	parity-metaworld clean
 
 install: $(STAMP)  ## make .venv with the pinned dependencies and the console scripts in it
 
@@ -41,6 +42,9 @@ docs: install  ## the picture of the README, from the demo
 
 parity-lunar-lander: install  ## LunarLander against Gymnasium's, 1000 seeds a row (an hour)
 	$(BIN)/python -m experiments.lunar_lander_parity
+
+parity-metaworld: install  ## the Meta-World port against Meta-World (about 40 minutes on 2 cores)
+	$(BIN)/python -m experiments.parity_metaworld --out=parity_metaworld.jsonl $(PARITY_FLAGS)
 
 clean:  ## everything that these targets made, but runs/
 	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .ruff_cache

@@ -89,6 +89,16 @@ class VarShareConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MetaWorldConfig:
+    """The suites mt10, mt3 and mt1:<task>."""
+
+    reward: str = _field("v2", "version of Meta-World's rewards", choices=("v1", "v2"))
+    horizon: int = _field(500, "steps of an episode")
+    observe_goal: bool = _field(True, "show the goal, as MT benchmarks do; else zeros in its place")
+    one_hot: bool = _field(False, "append the task's one-hot code to its observations")
+
+
+@dataclasses.dataclass(frozen=True)
 class L2SoftConfig:
     """L2-soft sharing."""
 
@@ -151,7 +161,8 @@ class Config:
     """One training run: a suite, a method, S seeds in one compiled program."""
 
     suite: str = _field("cartpole10", "tasks to learn: cartpole10, lunar_lander20, "
-                        "lunar_lander20_continuous or gymnax:<id>")
+                                      "lunar_lander20_continuous, mt10, mt3, mt1:<task>, their "
+                                      "single tasks cartpole, lunar_lander, or gymnax:<id>")
     method: str = _field("varshare", "how tasks share parameters")
     num_seeds: int = _field(1, "seeds trained side by side in one compiled program (S)")
     seed: int = _field(0, "the first seed; the others follow")
@@ -172,6 +183,7 @@ class Config:
     soft_modularization: SoftModularizationConfig = dataclasses.field(
         default_factory=SoftModularizationConfig)
     gradients: GradientsConfig = dataclasses.field(default_factory=GradientsConfig)
+    metaworld: MetaWorldConfig = dataclasses.field(default_factory=MetaWorldConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
     @property
@@ -253,7 +265,7 @@ _POSITIVE = (
     "paco.bases", "paco.loss_threshold", "soft_modularization.layers",
     "soft_modularization.modules", "gradients.cagrad_c", "run.log_every", "run.eval_every",
     "run.eval_episodes", "run.final_eval_episodes", "run.checkpoint_every",
-    "run.keep_checkpoints")
+    "run.keep_checkpoints", "metaworld.horizon")
 _NOT_NEGATIVE = (
     "seed", "ppo.value_coefficient", "ppo.entropy_coefficient", "ppo.target_kl", "varshare.beta",
     "l2_soft.penalty", "run.devices")
@@ -390,6 +402,18 @@ PRESETS: dict[str, dict[str, Any]] = {
                      "soft_modularization.modules": 2},
     "soft_deep": {"method": "soft_modularization", "soft_modularization.layers": 4,
                   "soft_modularization.modules": 4},
+    # For a CPU; MTBench's settings (arXiv 2507.23172) but for their lengths and network.
+    "metaworld": {
+        "ppo.num_envs": 32, "ppo.rollout_length": 64, "ppo.epochs": 5, "ppo.minibatches": 4,
+        "ppo.learning_rate": 5e-4, "ppo.entropy_coefficient": 5e-3, "ppo.max_grad_norm": 1.0,
+        "ppo.discount": 0.99, "ppo.gae_lambda": 0.95, "network.hidden": (256, 128),
+        "network.activation": "elu", "run.log_every": 1, "run.devices": 1,
+    },
+    # For a GPU: enough envs to fill it, MTBench's rollouts and network; after `metaworld`.
+    "metaworld_gpu": {
+        "ppo.num_envs": 1024, "ppo.rollout_length": 32, "ppo.minibatches": 8,
+        "network.hidden": (256, 128, 64), "run.log_every": 10,
+    },
 }
 """Named bundles of overrides: applied in the order given, before single flags."""
 

@@ -7,7 +7,8 @@ program sharded over one device per core trains about twice as fast (docs/benchm
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -59,11 +60,12 @@ class Layout:
         return jax.device_put(state, self.shardings(state))
 
     def compile(self, function: Callable, state: TrainState, argument: jax.Array,
-                returns_state: bool) -> Callable:
+                returns_state: bool,
+                compiler_options: Mapping[str, Any] = MappingProxyType({})) -> Callable:
         """Compiles function(state, argument), whose other arrays all lead with S.
 
         `argument` is a scalar or leads with S. A function that returns (state, rest) has its
-        state donated and gets it back in place.
+        state donated and gets it back in place. `compiler_options` are those of the suite.
         """
         outputs = None
         if self.axis == 0:
@@ -75,7 +77,7 @@ class Layout:
             outputs = self.shardings(state), None
         jitted = jax.jit(function, donate_argnums=0 if returns_state else (),
                          out_shardings=outputs)
-        return jitted.lower(state, argument).compile()
+        return jitted.lower(state, argument).compile(dict(compiler_options))
 
     def shardings(self, state: TrainState) -> TrainState:
         """A NamedSharding for each leaf."""

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 _PACKAGES = ("varshare_jax", "jax", "jaxlib", "flax", "optax", "distrax", "gymnax", "chex",
-             "orbax-checkpoint", "numpy")
+             "orbax-checkpoint", "numpy", "metaworld", "mujoco", "mujoco-mjx")
 
 
 def versions() -> dict[str, str]:

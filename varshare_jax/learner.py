@@ -19,7 +19,7 @@ _ENVS_IN_STEP = 64
 def make_problem(config: Config) -> Problem:
     """Looks up the suite and method that a config names; raises UserError for unknown ones."""
     config.validate()
-    suite = suites.make(config.suite)
+    suite = suites.make(config.suite, config.metaworld)
     if config.capacity == "matched":
         config = capacity.match(config, suite)
     method = methods.make(config, suite.num_tasks)

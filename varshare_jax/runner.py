@@ -63,7 +63,9 @@ class _Run:
         self.seeds = [member.seed for member in self.config.members()]
         self.progress = Progress(f"{self.config.suite}/{self.config.method}", self.total,
                                  self.steps_per_update, len(self.seeds), quiet)
-        self.layout = Layout.choose(len(self.seeds), self.suite.num_tasks)
+        self.suite.tracing = self.progress.say
+        self.layout = Layout.choose(len(self.seeds),
+                                    self.suite.num_tasks if self.suite.splits else 1)
         self.update, self.seconds_before, self.compile_seconds = 0, 0.0, 0.0
         self.scores: dict[str, Any] = {}
         self.diverged: dict[int, dict[str, Any]] = {}
@@ -167,7 +169,8 @@ class _Run:
                  returns_state: bool = False) -> Any:
         with self.progress.working(f"compiling the {what}"):
             started = time.monotonic()
-            compiled = self.layout.compile(function, state, argument, returns_state)
+            compiled = self.layout.compile(function, state, argument, returns_state,
+                                           self.suite.compiler_options)
             self.compile_seconds += time.monotonic() - started
         return compiled
 
@@ -339,7 +342,7 @@ def evaluate_run(folder: Path, *, episodes: int = 50, weights: str = "mean", see
     learner, state, update = _load(folder)
     problem = learner.problem
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=dict(problem.suite.compiler_options))
     @jax.vmap
     def play(variables, obs_stats, key):
         return evaluate(problem, variables, obs_stats, key, episodes=episodes, weights=weights)

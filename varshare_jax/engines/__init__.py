@@ -22,7 +22,7 @@ __all__ = ["ENGINES", "Act", "Evaluate", "make"]
 Act = Callable[[int, np.ndarray], np.ndarray]
 Evaluate = Callable[[Suite, Act, int, int, Callable[[str], None]], dict[str, np.ndarray]]
 
-ENGINES = ("jax", "gymnasium")
+ENGINES = ("jax", "gymnasium", "metaworld")
 """What `--engine` may name; `jax` is the suite itself and needs no module here."""
 
 

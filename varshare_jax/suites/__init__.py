@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
+from varshare_jax.config import MetaWorldConfig
 from varshare_jax.errors import unknown
-from varshare_jax.suites import cartpole, gymnax, lunar_lander
+from varshare_jax.suites import cartpole, gymnax, lunar_lander, metaworld
 from varshare_jax.suites.base import Suite
 
 SUITES: dict[str, Callable[[], Suite]] = {
@@ -19,14 +20,17 @@ SUITES: dict[str, Callable[[], Suite]] = {
 __all__ = ["SUITES", "Suite", "make"]
 
 
-def make(name: str) -> Suite:
-    """The suite of that name, or any gymnax environment as `gymnax:<id>`.
+def make(name: str, metaworld_options: MetaWorldConfig | None = None) -> Suite:
+    """The suite of that name, any gymnax environment as `gymnax:<id>`, a task as `mt1:<task>`.
 
     Raises UserError for an unknown one.
     """
     family, _, env_id = name.partition(":")
+    if name in metaworld.BENCHMARKS or family == "mt1":
+        return metaworld.make(name, metaworld_options or MetaWorldConfig())
     if family == "gymnax" and env_id:
         return gymnax.single(env_id)
     if name not in SUITES:
-        raise unknown("--suite", name, [*SUITES, "gymnax:<id>"])
+        raise unknown("--suite", name,
+                      [*SUITES, *metaworld.BENCHMARKS, "mt1:<task>", "gymnax:<id>"])
     return SUITES[name]()

@@ -1,6 +1,8 @@
 """A suite: M tasks of one observation and one action space, stepped in parallel."""
 
 import abc
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -25,7 +27,10 @@ class Suite(abc.ABC):
     Attributes: `name`, `version` (changes whenever results could), `task_names` [M],
     `observation_size` D, `action_space`, `horizon` (steps after which every episode has
     ended), `has_success`, `reference` (the implementation that this one must agree with),
-    `score_range` (None where it is not known).
+    `compiler_options` (of XLA, for whatever steps this suite), `tracing` (if set, suites that
+    compile for minutes tell it how far JAX's tracing has come), `splits` (whether XLA may split
+    the tasks over devices; not where each has a program of its own), `score_range` (None where it
+    is not known).
     """
 
     name: str
@@ -35,8 +40,11 @@ class Suite(abc.ABC):
     action_space: Discrete | Continuous
     horizon: int
     has_success: ClassVar[bool] = False
+    splits: ClassVar[bool] = True
     reference: str
     score_range: ScoreRange | None = None
+    compiler_options: Mapping[str, Any] = MappingProxyType({})
+    tracing: Callable[[str], None] | None = None
 
     @property
     def num_tasks(self) -> int:

@@ -1,0 +1,185 @@
+"""The Meta-World port against Meta-World: what a laptop can check in a minute or two."""
+
+import importlib.metadata
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from varshare_jax import config, engines, suites
+from varshare_jax.errors import UserError
+from varshare_jax.suites.metaworld import requirements, rewards, tasks
+
+pytest.importorskip("metaworld", reason="needs varshare_jax[metaworld]")
+
+import mujoco
+
+from experiments import parity_metaworld as parity
+from varshare_jax.suites.metaworld import scenes
+from varshare_jax.suites.metaworld import suite as suite_module
+
+
+def keys(seed, *shape):
+    return jax.random.split(jax.random.key(seed), shape)
+
+
+@pytest.mark.parametrize(("name", "version"), [("push", "v2"), ("pick-place", "v1"),
+                                               ("door-open", "v2"), ("peg-insert-side", "v2")])
+def test_states_of_the_original_are_judged_as_there(name, version):
+    """Observation, reward and success of 500 recorded states, scripted and random."""
+    with jax.enable_x64(True):
+        found = parity.compare_states(tasks.get(name), version, 500)
+    assert found["states"] == 500
+    assert found["obs_error"] < 1e-9
+    assert found["reward_error"] < 1e-5  # scripted actions are float32 there
+    assert found["success_differs"] == 0
+
+
+@pytest.mark.parametrize("name", ["reach", "drawer-close"])
+def test_resets_are_those_of_the_original(name):
+    found = parity.compare_resets(tasks.get(name), count=500, exact=2)
+    assert found["same_range"]
+    assert found["fixed_same"]
+    assert found["ks_p_min"] > 0.01
+    assert found["obs_error_mm"] < 0.1
+
+
+def test_shaping_functions_have_their_defining_values():
+    distance = jnp.array([0.0, 0.05, 0.05 + 0.3, 0.05 + 0.6])
+    for sigmoid, twice in (("long_tail", 1 / 37), ("gaussian", 1e-4)):
+        value = rewards.tolerance(distance, 0, 0.05, 0.3, sigmoid)
+        np.testing.assert_allclose(value, [1, 1, 0.1, twice], rtol=1e-4)
+    np.testing.assert_array_equal(rewards.tolerance(distance, 0, 0.05, 0.0), [1, 1, 0, 0])
+    a = jnp.linspace(0, 1, 11)
+    np.testing.assert_allclose(rewards.hamacher(a, jnp.ones(11)), a, rtol=1e-6)
+    np.testing.assert_array_equal(rewards.hamacher(a, jnp.zeros(11)), jnp.zeros(11))
+    np.testing.assert_array_equal(rewards.hamacher(a, a[::-1]), rewards.hamacher(a[::-1], a))
+    zero, one = jnp.array([1.0, 0, 0]), jnp.array([0.0, 1, 2])
+    inside = jnp.array([0.25, 0.5, 1.0])
+    assert rewards.within_prism(inside, zero, one) == pytest.approx(0.75 * 0.5 * 0.5)
+    assert rewards.within_prism(inside + 1, zero, one) == 1
+
+
+@pytest.mark.parametrize("name", ["push", "door-open", "peg-insert-side", "window-close"])
+def test_the_reduced_scene_moves_as_the_original(name):
+    """Free motion of the arm in MuJoCo, with both models: fusing and freezing changed nothing."""
+    task = tasks.get(name)
+    hands = []
+    for model in (scenes.original(task.scene),
+                  scenes.reduced(task.scene, task.body, scenes.Settings())):
+        data = mujoco.MjData(model)
+        data.mocap_pos[0], data.mocap_quat[0] = [0.1, 0.55, 0.3], scenes.MOCAP_QUAT
+        data.ctrl[:] = 1, -1
+        mujoco.mj_step(model, data, nstep=60)
+        hands.append(data.body("hand").xpos.copy())
+    assert np.linalg.norm(hands[0] - hands[1]) < 1e-5
+    masses = [m.body_mass.sum() for m in (scenes.original(task.scene), model)]
+    assert masses[1] <= masses[0]  # what is fixed to the world has none there
+
+
+@pytest.fixture(scope="module")
+def mt3():
+    """MT3 with short episodes and one-hot codes, N = 2, and its compiled step."""
+    options = config.MetaWorldConfig(horizon=3, one_hot=True)
+    suite = suites.make("mt3", options)
+    return suite, jax.jit(suite.step, compiler_options=dict(suite.compiler_options))
+
+
+def test_mt3_steps_and_starts_anew_at_its_horizon(mt3):
+    suite, step = mt3
+    state, obs = suite.reset(keys(0, 3, 2))
+    assert obs.shape == (3, 2, suite.observation_size)
+    np.testing.assert_array_equal(obs[:, 0, 39:], np.eye(3))
+    first = np.asarray(obs)
+    for t in range(3):
+        state, out = step(keys(t + 1, 3, 2), state, jnp.full((3, 2, 4), 0.5))
+        assert np.isfinite(out.reward).all()
+        np.testing.assert_allclose(out.final_obs[..., 18:36], obs[..., :18], atol=1e-6)
+        np.testing.assert_array_equal(out.truncated, np.full((3, 2), t == 2))
+        obs = out.obs
+    assert not out.terminated.any()
+    assert (np.asarray(out.final_obs)[..., 0] > first[..., 0]).all(), "the hand has moved along x"
+    np.testing.assert_allclose(obs[..., :3], first[..., :3], atol=1e-5)  # it starts at its place
+    assert (np.asarray(obs)[..., 36:38] != first[..., 36:38]).all(), "with another goal"
+    np.testing.assert_array_equal(state.time, np.zeros((3, 2)))
+
+
+def test_mjx_moves_the_hand_as_the_original_does(mt3):
+    suite, step = mt3
+    original = parity.Original(tasks.get("reach"))
+    vector = original.draw(np.random.default_rng(0))
+    original.reset(vector)
+    state, _ = suite.reset(keys(0, 3, 2))
+    actions = np.random.default_rng(1).uniform(-1, 1, (2, 4))
+    for action in actions:
+        obs, _, _ = original.step(action)
+        state, out = step(keys(0, 3, 2), state, jnp.broadcast_to(jnp.array(action), (3, 2, 4)))
+    np.testing.assert_allclose(out.obs[:, :, :3], np.broadcast_to(obs[:3], (3, 2, 3)), atol=2e-4)
+
+
+def test_physics_that_leaves_the_finite_numbers_ends_its_episode_alone(mt3):
+    suite, step = mt3
+    state, _ = suite.reset(keys(0, 3, 2))
+    qvel = state.physics.qvel.at[1, 0, 3].set(jnp.nan)
+    broken = state._replace(physics=state.physics._replace(qvel=qvel))
+    state, out = step(keys(1, 3, 2), broken, jnp.zeros((3, 2, 4)))
+    expected = np.zeros((3, 2), bool)
+    expected[1, 0] = True
+    np.testing.assert_array_equal(out.truncated, expected)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((state, out.obs, out.reward)))
+
+
+def test_goals_can_be_hidden():
+    task = tasks.get("reach")
+    env = parity.port(task, config.MetaWorldConfig(observe_goal=False))
+    _, obs = env.reset(jax.random.key(0))
+    np.testing.assert_array_equal(obs[-3:], np.zeros(3))
+
+
+def test_the_engine_plays_the_original():
+    """Scripted reaching succeeds there; an idle hand does not."""
+    suite = suites.make("mt1:reach", config.MetaWorldConfig(horizon=80))
+    scripted = parity.Original(tasks.get("reach")).scripted
+    said = []
+    evaluate = engines.make("metaworld")
+    played = evaluate(suite, lambda m, obs: np.stack([scripted(x) for x in obs]), 2, 0, said.append)
+    idle = evaluate(suite, lambda m, obs: np.zeros((len(obs), 4)), 2, 0, said.append)
+    assert played["success"].all()
+    assert not idle["success"].any()
+    assert (played["return"] > idle["return"]).all()
+    assert played["length"].tolist() == [[80, 80]]
+    assert said[0] == "reach: 2 of 2 episodes, success 1.00"
+    with pytest.raises(UserError, match="not cartpole"):
+        evaluate(suites.make("cartpole"), None, 1, 0, print)
+
+
+@pytest.mark.parametrize(("name", "near"), [("mt1:pick-plac", "mt1:pick-place"), ("mt11", "mt10")])
+def test_unknown_tasks_are_answered_with_the_nearest(name, near):
+    with pytest.raises(UserError, match=f"did you mean '{near}'"):
+        suites.make(name)
+
+
+def test_missing_packages_and_other_versions_are_named(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version",
+                        lambda name: "3.17.0" if name == "mujoco" else "3.0.0")
+    with pytest.raises(UserError, match=r"mujoco==3.16.0 but 3.17.0 is installed \(.*weld"):
+        requirements.check()
+
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    with pytest.raises(UserError, match=r"not installed: pip install 'varshare_jax\[metaworld\]'"):
+        suites.make("mt3")
+
+
+def test_too_many_envs_are_refused_before_anything_is_compiled(mt3):
+    with pytest.raises(UserError, match=r"need about .* GiB .* set --ppo.num_envs .* at most"):
+        jax.eval_shape(mt3[0].reset, jax.ShapeDtypeStruct((3, 10**8), jax.random.key(0).dtype))
+
+
+def test_the_compiler_option_goes_where_it_is_known(monkeypatch):
+    for version, expected in (("0.10.2", {"xla_cpu_use_fusion_emitters": False}), ("0.11.2", {})):
+        monkeypatch.setattr(jax, "__version__", version)
+        assert suite_module.compiler_options() == expected

@@ -1,0 +1,23 @@
+"""Meta-World in MJX: MT10, MT3 and single tasks (docs/metaworld.md)."""
+
+from varshare_jax.config import MetaWorldConfig
+from varshare_jax.errors import unknown
+from varshare_jax.suites.base import Suite
+from varshare_jax.suites.metaworld import requirements, tasks
+
+BENCHMARKS = {"mt10": tuple(tasks.TASKS), "mt3": ("reach", "push", "pick-place")}
+
+
+def make(name: str, options: MetaWorldConfig) -> Suite:
+    """`mt10`, `mt3` or `mt1:<task>`.
+
+    Raises UserError for an unknown task and where the packages it needs are missing.
+    """
+    family, _, task = name.partition(":")
+    if family == "mt1" and task.removesuffix("-v3") not in tasks.TASKS:
+        raise unknown("--suite", name, [f"mt1:{known}" for known in tasks.TASKS])
+    requirements.check()
+    from varshare_jax.suites.metaworld.suite import MetaWorldSuite  # imports mujoco
+
+    chosen = [tasks.get(known) for known in (BENCHMARKS.get(name) or [task])]
+    return MetaWorldSuite(name, chosen, options)

@@ -1,0 +1,25 @@
+"""The packages that this suite stands on; nothing here imports them before they are asked for."""
+
+import importlib.metadata
+
+from varshare_jax.errors import UserError
+
+INSTALL = "pip install 'varshare_jax[metaworld]'"
+_NEEDED = {
+    "metaworld": ("3.0.0", "the scenes and tasks of other releases differ"),
+    "mujoco": ("3.16.0", "from 3.17 on the data of a weld grew and metaworld 3.0.0 fails on it"),
+    "mujoco-mjx": ("3.16.0", "MJX must be the release of mujoco"),
+}
+
+
+def check() -> None:
+    """Raises UserError where a package is missing or of another version than was tested."""
+    for package, (wanted, why) in _NEEDED.items():
+        try:
+            found = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            raise UserError(f"Meta-World needs {package}=={wanted}, which is not installed: "
+                            f"{INSTALL}") from None
+        if found != wanted:
+            raise UserError(f"Meta-World needs {package}=={wanted} but {found} is installed "
+                            f"({why}): {INSTALL}")

@@ -1,0 +1,208 @@
+"""Meta-World's scenes, from the installed package's XML and meshes, in a form that MJX can step.
+
+What changes against the original, and why:
+- visual geoms, unused meshes and materials go; inertias are frozen first, so no mass changes;
+- bodies without joints are fused with their parents: 13 bodies remain of 34, the motion is the
+  same to rounding;
+- the one colliding mesh, the gripper's base, becomes its bounding box, cylinders become boxes of
+  their radius: MJX has no cylinder–box collision;
+- the table is a plane (nothing leaves it: the original has walls around it) and the floor goes;
+- pairs that never touch are not tested: finger against finger, a scene's fixed part against its
+  moving one unless `_TOUCHING` lists it (they were counted in random and scripted episodes);
+- friction cones are pyramids, the solver runs a fixed number of iterations.
+"""
+
+import dataclasses
+import functools
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from varshare_jax.suites.metaworld import requirements
+
+_GRIPPER = ("right_hand", "rightclaw", "rightpad", "leftclaw", "leftpad")
+MOCAP_QUAT = np.array([1.0, 0.0, 1.0, 0.0]) / np.sqrt(2)
+_WELD = np.array([0, 0, 0, 0, 0, 0, -1, 0, 0, 0, 5.0])  # mocap to hand, as Meta-World sets it
+FRAME_SKIP = 5
+_SETTLING_STEPS = 50
+
+
+class Touching(NamedTuple):
+    """Geoms of a scene's fixed and moving parts that do touch, as (body, index within it)."""
+
+    fixed: tuple[tuple[str, int], ...]
+    moving: tuple[tuple[str, int], ...]
+
+
+_TOUCHING = {
+    "sawyer_door_pull": Touching((("doorlockB", 0),), (("door_link", 4),)),
+    "sawyer_drawer": Touching((("RetainingWall", 1),), (("drawer_link", 1), ("drawer_link", 4))),
+    "sawyer_button_press_topdown": Touching(tuple(("buttonbox", i) for i in range(4)),
+                                            (("button", 1), ("button", 2))),
+    "sawyer_peg_insertion_side": Touching(tuple(("", i) for i in range(7)), (("peg", 0),)),
+    "sawyer_window_horizontal": Touching((("", 0), ("", 2)),
+                                         (("windowb_a", 5), ("windowb_a", 6))),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How faithfully MJX steps; docs/metaworld.md has what each costs and buys."""
+
+    iterations: int = 4  # of Newton's method
+    ls_iterations: int = 8  # of its line search
+    max_geom_pairs: int = 16  # per kind of pair, the nearest
+    max_contact_points: int = 32
+    cylinders: str = "box"  # what stands in for them: box or capsule
+    table: str = "plane"  # or box
+    cone: str = "pyramidal"  # or elliptic
+
+
+class Settled(NamedTuple):
+    """A scene after Meta-World's 50 steps of bringing the hand to its place."""
+
+    qpos: np.ndarray
+    qvel: np.ndarray
+    warmstart: np.ndarray
+    positions: np.ndarray  # [B, 3], of bodies, as of the last substep
+    quats: np.ndarray  # [B, 4]
+
+
+def path(scene: str) -> str:
+    """The scene's XML in the installed package."""
+    requirements.check()
+    return str(files("metaworld") / "assets" / "sawyer_xyz" / f"{scene}.xml")
+
+
+@functools.cache
+def original(scene: str) -> Any:
+    """MuJoCo's model of the original scene; not to be changed."""
+    where = path(scene)
+    import mujoco
+
+    model = mujoco.MjModel.from_xml_path(where)
+    model.eq_data[0] = _WELD
+    return model
+
+
+@functools.cache
+def settled(scene: str, hand: tuple[float, float, float]) -> Settled:
+    """The original scene, stepped on the CPU until the hand is at `hand`."""
+    model = original(scene)
+    import mujoco
+
+    data = mujoco.MjData(model)
+    data.ctrl[:] = -1, 1
+    for _ in range(_SETTLING_STEPS):
+        data.mocap_pos[0], data.mocap_quat[0] = hand, MOCAP_QUAT
+        mujoco.mj_step(model, data, nstep=FRAME_SKIP)
+    return Settled(*(np.array(x) for x in (data.qpos, data.qvel, data.qacc_warmstart,
+                                           data.xpos, data.xquat)))
+
+
+def reduced(scene: str, body: str, settings: Settings) -> Any:
+    """MuJoCo's model of the scene as MJX steps it; `body` ('' for none) is kept to be moved."""
+    model = original(scene)
+    import mujoco
+
+    spec = mujoco.MjSpec.from_file(path(scene))
+    _freeze_inertias(spec, model)
+    for index, geom in enumerate(list(spec.geoms)):
+        _convert(spec, geom, index, scene, settings)
+    _drop_decoration(spec)
+    spec.compiler.fusestatic = True
+    if body:  # what something refers to is not fused
+        spec.add_exclude(name="kept", bodyname1=body, bodyname2="mocap")
+    option = spec.option
+    option.iterations, option.ls_iterations = settings.iterations, settings.ls_iterations
+    option.cone = getattr(mujoco.mjtCone, f"mjCONE_{settings.cone.upper()}")
+    for name in ("max_geom_pairs", "max_contact_points"):
+        spec.add_numeric(name=name, data=[float(getattr(settings, name))], size=1)
+    compiled = spec.compile()
+    compiled.eq_data[0] = _WELD
+    return compiled
+
+
+def _freeze_inertias(spec: Any, model: Any) -> None:
+    import mujoco
+
+    spec.compiler.inertiafromgeom = mujoco.mjtInertiaFromGeom.mjINERTIAFROMGEOM_FALSE
+    spec.compiler.balanceinertia = False
+    for index, body in enumerate(spec.bodies[1:], 1):  # in the order of the compiled model
+        body.explicitinertial = True
+        body.mass = model.body_mass[index]
+        body.ipos, body.iquat = model.body_ipos[index], model.body_iquat[index]
+        body.inertia, body.fullinertia = model.body_inertia[index], [np.nan] * 6
+
+
+def _convert(spec: Any, geom: Any, index: int, scene: str, settings: Settings) -> None:
+    """Keeps a geom that may touch something, in a shape that MJX collides; deletes others."""
+    import mujoco
+
+    kinds, model = mujoco.mjtGeom, original(scene)
+    bits = _collision_bits(model, index, scene)
+    if bits is None:
+        spec.delete(geom)
+        return
+    kind, size = model.geom_type[index], model.geom_size[index].copy()
+    if kind == kinds.mjGEOM_CYLINDER:
+        box = settings.cylinders == "box"
+        kind = kinds.mjGEOM_BOX if box else kinds.mjGEOM_CAPSULE
+        size = size[[0, 0, 1]] if box else np.array([size[0], max(size[1] - size[0], 1e-4), 0])
+    body = geom.parent
+    shape = {"pos": model.geom_pos[index], "quat": model.geom_quat[index]}
+    if body.name == "tablelink" and settings.table == "plane":
+        kind = kinds.mjGEOM_PLANE
+        shape = {"pos": shape["pos"] + [0, 0, size[2]], "quat": [1, 0, 0, 0]}
+    elif kind == kinds.mjGEOM_MESH:
+        kind = kinds.mjGEOM_BOX
+    name = geom.name or f"geom_{index}"
+    spec.delete(geom)
+    body.add_geom(
+        name=name, type=kind, size=size, contype=bits[0], conaffinity=bits[1], condim=_CONDIM,
+        **shape, **{key: getattr(model, f"geom_{key}")[index]
+                    for key in ("friction", "solref", "solimp", "margin", "solmix")})
+
+
+_GRIPPER_BIT, _MOVING_BIT = 1, 2
+# The fingers' own; one for all, because MJX compiles a collision program per kind and condim.
+_CONDIM = 4
+
+
+def _collision_bits(model: Any, index: int, scene: str) -> tuple[int, int] | None:
+    """(contype, conaffinity) of a geom; None for one that need not collide."""
+    body = int(model.geom_bodyid[index])
+    name = model.body(body).name
+    if not (model.geom_contype[index] or model.geom_conaffinity[index]) or name in (
+            "world", "right_l6"):
+        return None
+    if name in _GRIPPER:
+        return _GRIPPER_BIT, 0
+    if name == "tablelink":
+        return 0, _GRIPPER_BIT | (_MOVING_BIT if _has_free_object(model) else 0)
+    touching = _TOUCHING.get(scene, Touching((), ()))
+    key = name, _index_within(model, index)
+    if name == "RetainingWall":
+        return (0, _MOVING_BIT) if key in touching.fixed else None
+    if model.body_weldid[body] == 0:
+        return 0, _GRIPPER_BIT | (_MOVING_BIT if key in touching.fixed else 0)
+    free = scene not in _TOUCHING or key in touching.moving
+    return (_MOVING_BIT if free else 0), _GRIPPER_BIT
+
+
+def _has_free_object(model: Any) -> bool:
+    return model.nq > model.nv
+
+
+def _index_within(model: Any, index: int) -> int:
+    """Which of its body's colliding geoms this is."""
+    body = model.geom_bodyid[index]
+    return sum(bool(model.geom_contype[g] or model.geom_conaffinity[g])
+               for g in range(index) if model.geom_bodyid[g] == body)
+
+
+def _drop_decoration(spec: Any) -> None:
+    for kind in ("meshes", "materials", "textures", "cameras", "lights"):
+        for item in list(getattr(spec, kind)):
+            spec.delete(item)

@@ -1,0 +1,277 @@
+"""MT10, MT3 and single Meta-World tasks as a suite: every scene steps in one compiled function."""
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from varshare_jax.config import MetaWorldConfig
+from varshare_jax.errors import UserError
+from varshare_jax.suites.base import Suite
+from varshare_jax.suites.metaworld import render, scenes, snapshots, tasks
+from varshare_jax.suites.metaworld.physics import Physics, State
+from varshare_jax.suites.metaworld.scenes import Settings
+from varshare_jax.suites.metaworld.tasks import Setup, Snapshot, Task
+from varshare_jax.types import Continuous, Step
+
+VERSION = "1"
+_BYTES_PER_ENV = 60_000  # XLA's temporaries for one env of a scene, measured on the CPU
+_CANDIDATES = 16  # draws of a random vector; all lie too near each other once in 1e14 resets
+
+
+class EnvState(NamedTuple):
+    """One env: its physics, its episode and what it last showed."""
+
+    physics: State
+    setup: Setup
+    frame: jax.Array  # [18], the previous frame of the next observation
+    time: jax.Array  # [], steps of this episode
+
+
+class Placed(NamedTuple):
+    """What the reset of a task needs, from the original scene once its hand has settled."""
+
+    qpos: jax.Array
+    qvel: jax.Array
+    warmstart: jax.Array
+    snapshot: Snapshot
+    home: jax.Array  # [3], where the body that the task moves is in the XML
+
+
+class TaskEnv:
+    """One task in its scene; all methods are pure and for one env."""
+
+    def __init__(self, task: Task, physics: Physics, options: MetaWorldConfig):
+        self.task, self.physics, self.options = task, physics, options
+        original = scenes.original(task.scene)
+        probe = snapshots.probe(task, original)
+        self.probe = snapshots.in_model(probe, original, physics.model)
+        moves = _moves_with(original, task.body)[probe.bodies]
+        self._moves = moves[probe.object:].astype(np.float32)[:, None]
+        settled = scenes.settled(task.scene, task.hand)
+        snapshot = probe.read(settled.positions, settled.quats, settled.qpos)
+        self._settled = jax.tree.map(jnp.asarray, Placed(
+            settled.qpos, settled.qvel, settled.warmstart, snapshot, physics.home))
+
+    def reset(self, key: jax.Array) -> tuple[EnvState, jax.Array]:
+        """A new episode with a random vector of its own: (state, observation [39])."""
+        return self.start(self.draw(key))
+
+    def draw(self, key: jax.Array) -> jax.Array:
+        """A random vector [K], uniform where its two points lie far enough apart."""
+        low, high = jnp.array(self.task.low), jnp.array(self.task.high)
+        count = _CANDIDATES if self.task.apart else 1
+        drawn = jax.random.uniform(key, (count, low.size), minval=low, maxval=high)
+        if not self.task.apart:
+            return drawn[0]
+        gap = tasks.norm(drawn[:, :2] - drawn[:, 3:5])
+        return drawn[jnp.argmax(gap >= self.task.apart)]
+
+    def start(self, vector: jax.Array) -> tuple[EnvState, jax.Array]:
+        """The episode of a random vector [K]."""
+        task, settled = self.task, self._settled
+        place = vector[-3:] if task.body else settled.home
+        snapshot, setup = self._settled_at(place), self.setup(vector)
+        qpos, qvel = settled.qpos, settled.qvel
+        if task.joint:
+            shown = jnp.array(task.shown_start)
+            if task.start:
+                qpos = qpos.at[self.probe.joint].set(task.start)
+        else:
+            first = self._free
+            shown = setup.object - qpos[first:first + 3]
+            qpos = qpos.at[first:first + 3].set(setup.object)
+            qvel = qvel.at[first:first + 6].set(0)
+        frame = task.observe(snapshot._replace(object=snapshot.object + shown))
+        mocap = jnp.array(task.hand, qpos.dtype)
+        physics = State(qpos, qvel, settled.warmstart, mocap, place)
+        state = EnvState(physics, setup, frame, jnp.int32(0))
+        return state, self._observation(frame, frame, setup.target)
+
+    def setup(self, vector: jax.Array) -> Setup:
+        """What the episode of a random vector [K] is about."""
+        place = vector[-3:] if self.task.body else self._settled.home
+        return self.task.setup(vector, self._settled_at(place))
+
+    @property
+    def _free(self) -> int:
+        """Where the free object's position starts in qpos."""
+        return self.physics.model.nq - 7
+
+    def finish(self, key: jax.Array, before: EnvState, moved: State,
+               action: jax.Array) -> tuple[EnvState, Step]:
+        """The step that led from `before` to the physics `moved`, and a new episode if it ended.
+
+        Physics that left the finite numbers is not followed: the episode is cut off there.
+        """
+        finite = jnp.all(jnp.isfinite(moved.qpos)) & jnp.all(jnp.isfinite(moved.qvel))
+        moved = _where(finite, moved, before.physics)
+        snapshot = self.physics.read(self.probe, moved)
+        frame, time = self.task.observe(snapshot), before.time + 1
+        reward, success = self.task.judge(self.options.reward, snapshot, action, before.setup)
+        obs = self._observation(self.task.clip(frame), self.task.clip(before.frame),
+                                self.task.goal(before.setup))
+        done = (time >= self.options.horizon) | ~finite
+        after = EnvState(moved, before.setup, frame, time)
+        state, next_obs = _where(done, self.reset(key), (after, obs))
+        return state, Step(next_obs, reward.astype(jnp.float32), jnp.zeros_like(done), done, obs,
+                           success)
+
+    def _observation(self, frame: jax.Array, previous: jax.Array, goal: jax.Array) -> jax.Array:
+        goal = goal if self.options.observe_goal else jnp.zeros_like(goal)
+        return jnp.concatenate([frame, previous, goal]).astype(jnp.float32)
+
+    def _settled_at(self, place: jax.Array) -> Snapshot:
+        """The settled scene with the body that the task moves, and all fixed to it, at `place`."""
+        snapshot, by = self._settled.snapshot, place - self._settled.home
+        return snapshot._replace(object=snapshot.object + self._moves[0] * by,
+                                 landmarks=snapshot.landmarks + self._moves[1:] * by)
+
+
+def _moves_with(model, body: str) -> np.ndarray:
+    """[B], which bodies of a MuJoCo model are part of `body`."""
+    if not body:
+        return np.zeros(model.nbody, bool)
+    root, parents = model.body(body).id, model.body_parentid
+    moves = np.zeros(model.nbody, bool)
+    for index in range(1, model.nbody):
+        moves[index] = index == root or moves[parents[index]]
+    return moves
+
+
+class Group(NamedTuple):
+    """Tasks of one scene: their indices among the suite's, which share one compiled step."""
+
+    tasks: tuple[int, ...]
+    physics: Physics
+
+
+class MetaWorldSuite(Suite):
+    """Meta-World tasks, MJX physics. Auto-resets draw new goals and object positions."""
+
+    has_success, splits = True, False
+    reference = "metaworld 3.0.0"
+
+    def __init__(self, name: str, chosen: list[Task], options: MetaWorldConfig,
+                 settings: Settings | None = None):
+        self.name, self.version, self.options = name, VERSION, options
+        self.task_names = tuple(task.name for task in chosen)
+        self.horizon = options.horizon
+        self.action_space = Continuous(4)
+        self.observation_size = tasks.OBSERVATION_SIZE + options.one_hot * len(chosen)
+        self.compiler_options = compiler_options()
+        self.groups = _groups(chosen, settings or Settings())
+        of_task = {m: group.physics for group in self.groups for m in group.tasks}
+        self.envs = [TaskEnv(task, of_task[m], options) for m, task in enumerate(chosen)]
+        models = [group.physics.model for group in self.groups]
+        self._widths = max(model.nq for model in models), max(model.nv for model in models)
+
+    def reset(self, keys):
+        _check_memory(*keys.shape)
+        states, obs = zip(*(jax.vmap(env.reset)(k)
+                            for env, k in zip(self.envs, keys, strict=True)), strict=True)
+        return self.stack(states), self._identify(jnp.stack(obs))
+
+    def step(self, keys, state, action):
+        before = [self.of_task(state, m) for m in range(self.num_tasks)]
+        moved = self._move([b.physics for b in before], action)
+        states, steps = zip(*(
+            jax.vmap(env.finish)(keys[m], before[m], moved[m], action[m])
+            for m, env in enumerate(self.envs)), strict=True)
+        steps = jax.tree.map(lambda *x: jnp.stack(x), *steps)
+        return self.stack(states), steps._replace(obs=self._identify(steps.obs),
+                                                   final_obs=self._identify(steps.final_obs))
+
+    def render(self, state: EnvState, task: int, env: int = 0, *, width: int = 480,
+               height: int = 480) -> np.ndarray:
+        """A picture [height, width, 3] (uint8) of one env of `state`; see `render.picture`."""
+        one = jax.tree.map(lambda x: np.asarray(x[env], float), self.of_task(state, task))
+        return render.picture(self.envs[task].task, one.physics.qpos, one.physics.placed,
+                              one.setup.target, width, height)
+
+    def _move(self, before: list[State], action: jax.Array) -> list[State]:
+        """Steps each scene once, with the envs [N] of all its tasks in one batch."""
+        moved: dict[int, State] = {}
+        for count, group in enumerate(self.groups, 1):
+            if self.tracing:
+                self.tracing(f"scene {count} of {len(self.groups)}: {group.physics.scene}")
+            batch = jax.tree.map(lambda *x: jnp.concatenate(x), *(before[m] for m in group.tasks))
+            batch = jax.vmap(group.physics.step)(
+                batch, jnp.concatenate([action[m] for m in group.tasks]))
+            num_envs = action.shape[1]
+            for i, m in enumerate(group.tasks):
+                own = slice(i * num_envs, (i + 1) * num_envs)
+                moved[m] = jax.tree.map(lambda x, own=own: x[own], batch)
+        return [moved[m] for m in range(self.num_tasks)]
+
+    def stack(self, states: Sequence[EnvState]) -> EnvState:
+        """Tasks' states (leaves [N, ...]) as one, padded to the largest scene: [M, N, ...]."""
+        def pad(x: jax.Array, width: int) -> jax.Array:
+            return jnp.pad(x, ((0, 0), (0, width - x.shape[-1])))
+
+        padded = [state._replace(physics=state.physics._replace(
+            qpos=pad(state.physics.qpos, self._widths[0]),
+            qvel=pad(state.physics.qvel, self._widths[1]),
+            warmstart=pad(state.physics.warmstart, self._widths[1]))) for state in states]
+        return jax.tree.map(lambda *x: jnp.stack(x), *padded)
+
+    def of_task(self, state: EnvState, m: int) -> EnvState:
+        """The states [N, ...] of one task, without padding."""
+        one = jax.tree.map(lambda x: x[m], state)
+        model = self.envs[m].physics.model
+        return one._replace(physics=one.physics._replace(
+            qpos=one.physics.qpos[:, :model.nq], qvel=one.physics.qvel[:, :model.nv],
+            warmstart=one.physics.warmstart[:, :model.nv]))
+
+    def one_hot(self, m: int) -> np.ndarray:
+        """What is appended to observations of task m: its one-hot code [M] or nothing [0]."""
+        width = self.num_tasks if self.options.one_hot else 0
+        return (np.arange(width) == m).astype(np.float32)
+
+    def _identify(self, obs: jax.Array) -> jax.Array:
+        """Appends the one-hot codes to observations [M, N, 39]."""
+        codes = jnp.stack([self.one_hot(m) for m in range(self.num_tasks)])
+        codes = jnp.broadcast_to(codes[:, None], (*obs.shape[:2], codes.shape[-1]))
+        return jnp.concatenate([obs, codes], -1)
+
+
+def _groups(chosen: Sequence[Task], settings: Settings) -> list[Group]:
+    scenes_of = dict.fromkeys((task.scene, task.body) for task in chosen)
+    return [Group(tuple(m for m, task in enumerate(chosen) if (task.scene, task.body) == key),
+                  Physics(*key, settings)) for key in scenes_of]
+
+
+def compiler_options() -> dict[str, Any]:
+    """What `jax.jit` of anything that steps MJX must be given as `compiler_options`.
+
+    XLA's CPU backend in jax 0.10 fuses the arm's kinematic chain into one kernel that recomputes
+    it over and over, and never finishes; jax 0.11 neither does so nor knows the option.
+    """
+    version = tuple(map(int, jax.__version__.split(".")[:2]))
+    if jax.default_backend() != "cpu" or version >= (0, 11):
+        return {}
+    return {"xla_cpu_use_fusion_emitters": False}
+
+
+def _where(condition: jax.Array, one: Any, other: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)
+
+
+def _check_memory(num_tasks: int, num_envs: int) -> None:
+    """Raises UserError before the compilation of what could not run after it."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:
+        available = (device.memory_stats() or {}).get("bytes_limit", math.inf)
+    needed = _BYTES_PER_ENV * num_tasks * num_envs
+    if needed > available:
+        raise UserError(
+            f"{num_envs} envs of each of {num_tasks} Meta-World tasks need about "
+            f"{needed / 2**30:.1f} GiB for their physics alone; the device has "
+            f"{available / 2**30:.1f} GiB: set --ppo.num_envs (or episodes of an evaluation) to "
+            f"{int(available / _BYTES_PER_ENV / num_tasks)} at most")
