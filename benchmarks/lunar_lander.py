@@ -2,9 +2,8 @@
 
     python -m benchmarks.lunar_lander --envs=1024
 
-Both play the original's heuristic controller's kind of episodes: ours computes it inside the
-program, Gymnasium's vectorised environments get random actions, whose cost is left out of nothing
-but is small. A round measures every competitor once; the figures are medians over rounds.
+Both are flown by the original's heuristic controller, whose cost counts: inside the program here,
+in numpy over the batch there. A round measures every competitor once; the figures are medians.
 """
 
 import statistics

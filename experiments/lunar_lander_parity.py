@@ -26,7 +26,7 @@ _FIRST = flags.DEFINE_integer("first_seed", 10_000, "the first seed; the others 
 _VELOCITY = flags.DEFINE_integer("velocity_iterations", 180, "iterations of the velocity solver")
 _POSITION = flags.DEFINE_integer("position_iterations", 60, "iterations of the position solver")
 _ONLY = flags.DEFINE_list("only", [], "names of configurations; all by default")
-_CONTINUOUS = flags.DEFINE_list("actions", ["discrete", "continuous"], "kinds of actions")
+_ACTIONS = flags.DEFINE_list("actions", ["discrete", "continuous"], "kinds of actions")
 
 CONFIGURATIONS = {
     "default": {},
@@ -178,7 +178,7 @@ def main(argv: list[str]) -> None:
     print("\n| heuristic | actions | landing rate | mean return | KS | same outcome | truncated |"
           "\n|---|---|---|---|---|---|---|")
     for name in names:
-        for actions in _CONTINUOUS.value:
+        for actions in _ACTIONS.value:
             options = CONFIGURATIONS[name] | {"continuous": actions == "continuous"}
             env = lunar_lander.LunarLander(actions == "continuous", _VELOCITY.value,
                                            _POSITION.value)
