@@ -61,6 +61,17 @@ def evaluate(problem: Problem, variables: Variables, obs_stats: RunningStats, ke
     return Evaluation(episode.total, episode.success)
 
 
+def evaluate_seeds(problem: Problem, variables: Variables, obs_stats: RunningStats,
+                   keys: jax.Array, *, episodes: int, weights: str = "mean") -> Evaluation:
+    """`evaluate` of S seeds at once: keys [S] -> leaves [S, M, E]."""
+    return jax.vmap(lambda *seed: evaluate(problem, *seed, episodes=episodes, weights=weights))(
+        variables, obs_stats, keys)
+
+
+play = jax.jit(evaluate_seeds, static_argnames=("problem", "episodes", "weights"))
+"""`evaluate_seeds`, compiled once for each problem."""
+
+
 def evaluation_key(seed: int, update: int) -> jax.Array:
     """A stream apart from training's: the same episodes for every method at the same update."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0x5EED), update)

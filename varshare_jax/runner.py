@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from varshare_jax import checkpoint, environment, sweeps
-from varshare_jax.config import Config, flag_value, from_dict, leaves, to_dict
+from varshare_jax import checkpoint, environment, policies, sweeps
+from varshare_jax.config import Config, flag_value, leaves, to_dict
 from varshare_jax.devices import Layout, use_cpu_cores
 from varshare_jax.errors import UserError
-from varshare_jax.evaluation import evaluate, evaluation_key
+from varshare_jax.evaluation import evaluate_seeds, evaluation_key, play
 from varshare_jax.learner import Learner
 from varshare_jax.monitoring import NullWriter, Progress, RunWriter, plain, warn, write_json
 from varshare_jax.statistics import cosine_similarity
@@ -273,9 +273,8 @@ class _Run:
 
 def _evaluate_seeds(learner: Learner, state: TrainState, keys: jax.Array):
     """Evaluations of all seeds, leaves [S, M, E]."""
-    episodes = learner.problem.config.run.eval_episodes
-    return jax.vmap(lambda s, key: evaluate(learner.problem, s.variables, s.obs_stats, key,
-                                            episodes=episodes))(state, keys)
+    return evaluate_seeds(learner.problem, state.variables, state.obs_stats, keys,
+                          episodes=learner.problem.config.run.eval_episodes)
 
 
 def _mean_over_updates(values: np.ndarray) -> np.ndarray:
@@ -288,20 +287,12 @@ def _mean_over_updates(values: np.ndarray) -> np.ndarray:
 
 def check_same(folder: Path, config: Config) -> None:
     """Raises UserError naming the first field in which a folder's run differs from `config`."""
-    stored = _read_config("--run_dir", folder)
+    stored = policies.read_config("--run_dir", folder)
     for here, there in zip(leaves(config), leaves(stored), strict=True):
         if here.name != "run_dir" and here.value != there.value:
             raise UserError(
                 f"--run_dir={folder}: holds a run with --{here.name}={flag_value(there.value)}, "
                 f"now {flag_value(here.value)}; name another folder or repeat its settings")
-
-
-def _read_config(flag: str, folder: Path) -> Config:
-    """The config that a run was started with; UserError naming `flag` if it is not readable."""
-    try:
-        return from_dict(json.loads((folder / "config.json").read_text()))
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{flag}={folder}: its config.json cannot be read: {error}") from error
 
 
 @contextlib.contextmanager
@@ -324,34 +315,20 @@ def _stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def evaluate_run(folder: Path, *, episodes: int = 50, weights: str = "mean",
+def evaluate_run(path: Path, *, episodes: int = 50, weights: str = "mean",
                  seed: int = 1) -> dict[str, Any]:
-    """Plays the newest checkpoint of a run: scores [S][M] and what they were made with.
+    """Plays a run's newest checkpoint or a pruned file: scores [S][M], and of what.
 
-    Raises UserError where `folder` holds no run or no readable checkpoint.
+    Raises UserError where `path` holds neither, or not the `weights` asked for.
     """
-    if not (folder / "config.json").exists():
-        raise UserError(f"--run={folder}: not a run (no config.json in it)")
-    config = _read_config("--run", folder)
-    use_cpu_cores(config.run.devices)
-    environment.use_compile_cache(config.run.compile_cache)
-    learner = Learner.make(config)
-    problem = learner.problem
-    like = jax.eval_shape(learner.init_seeds)
-    found = checkpoint.restore_newest(folder / "checkpoints", like, warn)
-    if found is None:
-        raise UserError(f"--run={folder}: has no readable checkpoint yet")
-    state, update = found
-
-    @jax.jit
-    @jax.vmap
-    def play(variables, obs_stats, key):
-        return evaluate(problem, variables, obs_stats, key, episodes=episodes, weights=weights)
-
-    keys = jnp.stack([evaluation_key(seed, s) for s in range(len(config.members()))])
-    played = jax.device_get(play(state.variables, state.obs_stats, keys))
-    scores = {"run": str(folder), "update": update, "weights": weights, "episodes": episodes,
-              "task_names": problem.suite.task_names, "return": played.total.mean(-1)}
-    if problem.suite.has_success:
+    policy = policies.load(path, weights)
+    played = jax.device_get(play(
+        policy.problem, policy.variables, policy.obs_stats, policy.evaluation_keys(seed),
+        episodes=episodes, weights=weights))
+    suite = policy.problem.suite
+    scores = {"run": str(path), "update": policy.update, "weights": weights,
+              "episodes": episodes, "task_names": suite.task_names,
+              "return": played.total.mean(-1)}
+    if suite.has_success:
         scores["success"] = played.success.mean(-1)
     return plain(scores)

@@ -19,15 +19,12 @@ from varshare_jax.runner import evaluate_run
 
 
 def _main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise _app.UserError(f"argument {argv[1]}: unexpected; flags are written --name=value")
-    if not flags.FLAGS.run:
-        raise _app.UserError("--run: name the folder of a run, such as runs/my_run")
+    _app.no_arguments(argv)
+    run = _app.named_run()
     if flags.FLAGS.weights not in WEIGHTS:
         raise _app.unknown("--weights", flags.FLAGS.weights, WEIGHTS)
-    if flags.FLAGS.episodes < 1:
-        raise _app.UserError(f"--episodes={flags.FLAGS.episodes}: must be greater than 0")
-    scores = evaluate_run(Path(flags.FLAGS.run), episodes=flags.FLAGS.episodes,
+    _app.positive("episodes")
+    scores = evaluate_run(run, episodes=flags.FLAGS.episodes,
                           weights=flags.FLAGS.weights, seed=flags.FLAGS.eval_seed)
     _print(scores)
     if flags.FLAGS.out:
@@ -48,7 +45,7 @@ def _print(scores: dict) -> None:
 
 def main() -> None:
     """Entry point of `varshare-evaluate`."""
-    flags.DEFINE_string("run", "", "folder of the run to play")
+    flags.DEFINE_string("run", "", "folder of the run to play, or a file of varshare-prune")
     flags.DEFINE_string("weights", "mean", "weights to play with (mean | sample)")
     flags.DEFINE_integer("episodes", 50, "episodes per task and seed")
     flags.DEFINE_integer("eval_seed", 1, "seed of the episodes; training never uses it")
