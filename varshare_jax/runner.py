@@ -15,14 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from varshare_jax import checkpoint, environment, policies, sweeps
+from varshare_jax import checkpoint, environment, policies, posteriors, sweeps
 from varshare_jax.config import Config, flag_value, leaves, to_dict
 from varshare_jax.devices import Layout, use_cpu_cores
 from varshare_jax.errors import UserError
 from varshare_jax.evaluation import evaluate_seeds, evaluation_key, play
 from varshare_jax.learner import Learner
 from varshare_jax.monitoring import NullWriter, Progress, RunWriter, plain, warn, write_json
-from varshare_jax.statistics import cosine_similarity
 from varshare_jax.types import TrainState
 
 
@@ -65,6 +64,7 @@ class _Run:
         self.layout = Layout.choose(len(self.seeds), self.suite.num_tasks)
         self.update, self.seconds_before, self.compile_seconds = 0, 0.0, 0.0
         self.scores: dict[str, Any] = {}
+        self.metrics: dict[str, np.ndarray] = {}
         self.diverged: dict[int, dict[str, Any]] = {}
         self.finished = self._open_folder(resume, presets)
 
@@ -184,6 +184,7 @@ class _Run:
         if not self.suite.has_success:
             del rows["success"]
         self.update += count
+        self.metrics = rows
         speed = (self.update * self.steps_per_update * len(self.seeds)
                  / max(self.wall_seconds, 1e-9))
         writer.train({"update": self.update, "env_steps": self.update * self.steps_per_update,
@@ -225,9 +226,20 @@ class _Run:
             values[list(self.diverged)] = np.nan
         writer.evaluation({"update": self.update, "wall_seconds": self.wall_seconds,
                            "env_steps": self.update * self.steps_per_update, **scores})
+        self._draw_maps(writer)
         if np.isfinite(scores["return"]).any():
             self.scores["eval"] = np.nanmean(scores["return"])
         return scores
+
+    def _draw_maps(self, writer: NullWriter) -> None:
+        """Pictures of where tasks have departed from the shared network by now."""
+        if not (self.folder and self.config.run.tensorboard):
+            return
+        from varshare_jax.report.specialization_figures import tensorboard_maps
+
+        with self.progress.working("drawing maps", announce=False):
+            for name, png in tensorboard_maps(self.metrics, self.suite.task_names):
+                writer.image(f"specialization/{name}", png, self.update * self.steps_per_update)
 
     def _save(self, state: TrainState) -> None:
         if not self.folder:
@@ -254,21 +266,15 @@ class _Run:
             "eval": scores, "task_names": self.suite.task_names,
             "suite_version": self.suite.version, "diverged": list(self.diverged.values()),
             "score_range": self.suite.score_range and self.suite.score_range._asdict(),
+            "task_parameters": dict(self.suite.task_parameters),
             "versions": environment.versions(), "device": environment.device(),
             "git": environment.git_state()})
         if self.config.sweep and self.folder:
-            sweeps.split(self.config, state, self.total, summary)
+            sweeps.split(self.learner.problem, state, self.total, summary)
         if self.folder:
-            write_json(self.folder / "similarity.json", self._task_similarity(state))
+            posteriors.write(self.folder, self.learner.problem.network, state.variables)
             write_json(self.folder / "summary.json", summary)
         return summary
-
-    def _task_similarity(self, state: TrainState) -> list[np.ndarray]:
-        """Cosines [S, M, M] between the tasks' own parameters; empty where they have none."""
-        seeds = (jax.tree.map(lambda x, s=s: x[s], state.variables)
-                 for s in range(self.config.num_seeds))  # one at a time: they may be large
-        vectors = map(self.learner.problem.network.task_vectors, seeds)
-        return [np.round(cosine_similarity(v), 4) for v in vectors if v.size]
 
 
 def _evaluate_seeds(learner: Learner, state: TrainState, keys: jax.Array):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter
 
 from varshare_jax.report.drawing import look, style
 from varshare_jax.report.figures import legend_below
@@ -49,7 +49,8 @@ def _kept_of_tasks(axes: Axes, kept: np.ndarray, result: dict[str, Any]) -> None
         axes.plot(thresholds[inner], 100 * kept[inner, m], markevery=3, **_look(m))
     axes.set(xscale="log", yscale="log", ylabel="residuals kept",
              xlabel=f"threshold on {_MEASURES[result['by']]}", title="Which tasks keep most")
-    axes.yaxis.set_major_formatter(PercentFormatter(decimals=None))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}%"))
     if thresholds[result["chosen"]] > 0:
         _mark(axes, thresholds[result["chosen"]])
 
@@ -60,8 +61,8 @@ def _bytes(axes: Axes, kept: np.ndarray, stored: np.ndarray, result: dict[str, A
     for name, label in (("posterior_per_task", "posterior: mean and spread"),
                         ("means_per_task", "all means")):
         axes.axhline(known[name], color=_GREY, linestyle="--", linewidth=1)
-        axes.annotate(label, (0.02, known[name]), (0, 3), xycoords=("axes fraction", "data"),
-                      textcoords="offset points", fontsize=9, color=_GREY)
+        axes.annotate(label, (0.98, known[name]), (0, 3), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", fontsize=9, color=_GREY, ha="right")
     _logarithmic_share(axes, x)
     _mark(axes, x[result["chosen"]])
     axes.set(ylabel="bytes of a task's residuals", title="What it saves")

@@ -1,10 +1,14 @@
 """A suite: M tasks of one observation and one action space, stepped in parallel."""
 
 import abc
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import numpy as np
 
+from varshare_jax.errors import UserError
 from varshare_jax.types import Continuous, Discrete, Step
 
 
@@ -24,7 +28,8 @@ class Suite(abc.ABC):
     Attributes: `name`, `version` (changes whenever results could), `task_names` [M],
     `observation_size` D, `action_space`, `horizon` (steps after which every episode has
     ended), `has_success`, `reference` (the implementation that this one must agree with),
-    `score_range` (None where it is not known).
+    `score_range` (None where it is not known), `task_parameters` (what tasks differ in, physical
+    quantities [M] by name).
     """
 
     name: str
@@ -36,10 +41,18 @@ class Suite(abc.ABC):
     has_success: ClassVar[bool] = False
     reference: str
     score_range: ScoreRange | None = None
+    task_parameters: Mapping[str, tuple[float, ...]] = MappingProxyType({})
 
     @property
     def num_tasks(self) -> int:
         return len(self.task_names)
+
+    def render(self, state: Any, task: int) -> np.ndarray:
+        """A picture of the first env of a task, RGB uint8 [H, W, 3]; `state` as from `step`.
+
+        Raises UserError where the suite draws nothing.
+        """
+        raise UserError(f"{self.name} has no pictures: its suite does not implement `render`")
 
     @abc.abstractmethod
     def reset(self, keys: jax.Array) -> tuple[Any, jax.Array]:
