@@ -9,7 +9,12 @@ import pytest
 
 from varshare_jax import statistics
 from varshare_jax.errors import UserError
-from varshare_jax.report import comparison_figures, figures, write_report
+from varshare_jax.report import (
+    comparison_figures,
+    figures,
+    specialization_figures,
+    write_report,
+)
 from varshare_jax.report.drawing import style_of
 from varshare_jax.report.estimates import comparisons
 from varshare_jax.report.runs import load_run, load_runs
@@ -29,7 +34,7 @@ def make_run(tmp_path):
 
     def make(name="run", *, method="varshare", suite="toy", scores=SCORES, tasks=TASKS,
              finished=True, metrics=None, success=None, config=None, similarity=None,
-             **summary):
+             posterior=None, **summary):
         path = tmp_path / "runs" / name
         path.mkdir(parents=True)
         scores = np.asarray(scores, float)
@@ -47,6 +52,8 @@ def make_run(tmp_path):
             for i in (1, 2)])
         if similarity is not None:
             (path / "similarity.json").write_text(json.dumps(similarity))
+        if posterior is not None:
+            (path / "posterior.json").write_text(json.dumps(posterior))
         if finished:
             (path / "summary.json").write_text(json.dumps({
                 "suite": suite, "method": method, "num_seeds": seeds, "total_steps": 5000,
@@ -264,6 +271,61 @@ def test_specialization_is_the_last_row_averaged_over_seeds_with_layers_in_order
     darkness = [sum(map(int, re.search(r"rgb\((.*?)\)", style)[1].split(","))) for style in styles]
     assert darkness[2] < darkness[0] < darkness[1]
     assert "l2_soft" in page.tables
+
+
+def test_maps_show_up_to_five_moments_from_the_first_to_the_last(make_run, report):
+    run = make_run()
+    rows = [{"update": i, "env_steps": 1000 * i, "metrics": {"relative_mu/actor_0": [
+        [i, 0.0, None]] * 3}} for i in range(1, 18)]
+    write_lines(run / "train.jsonl", rows, tail='{"update": 18, "env_st')
+    moments = load_run(run).moments
+    assert [moment.env_steps for moment in moments] == [1000, 5000, 9000, 13000, 17000]
+    assert moments[-1].metrics["relative_mu/actor_0"][0, 0] == 17
+    _, page = report(run)
+    shown = [attributes.get("alt", "") for _, attributes in page.tags]
+    assert [text for text in shown if text.startswith("relative_mu")] == [
+        f"relative_mu of varshare after {steps:,} steps"
+        for steps in (1000, 5000, 9000, 13000, 17000)]
+
+
+def test_a_map_of_layers_is_shaded_by_its_values():
+    values = np.array([[0.0, 1.0], [2.0, np.nan]])
+    axes = specialization_figures.layer_map("x", values, ("a", "b"), ("c", "d"), 4.0).axes[0]
+    picture, = axes.images
+    np.testing.assert_array_equal(picture.get_array().filled(np.nan), values)
+    assert picture.get_clim() == (0.0, 4.0)
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b"]
+
+
+POSTERIOR = {
+    "gram": [[[1.0, 1.0, -1.0], [1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]]] * 3, "residual": True,
+    "sigma": {"actor_0": {"edges": [0.01, 0.1, 1.0], "counts": [3, 1]}}}
+
+
+def test_map_of_tasks_and_spreads_are_shown_where_a_run_stored_them(make_run, report):
+    _, page = report(make_run("a", posterior=POSTERIOR, task_parameters={
+        "mass [kg]": [1.0, 2.0, 4.0], "all the same": [1.0, 1.0, 1.0]}), make_run("b", method="b"))
+    shown = {attributes.get("alt", "") for _, attributes in page.tags}
+    assert {text for text in shown if "Map of tasks" in text} == {
+        "Map of tasks under varshare: names", "Map of tasks under varshare: mass [kg]"}
+    assert "Standard deviations of layer actor_0" in shown
+
+
+def test_map_of_tasks_has_distances_of_the_residuals_and_their_origin(make_run):
+    run = load_run(make_run(posterior=POSTERIOR))
+    (_, figure), = specialization_figures.task_maps(run.posterior, TASKS, {})
+    axes = figure.axes[0]
+    tasks = axes.collections[0].get_offsets()
+    origin = np.ravel([line.get_data() for line in axes.lines])
+    np.testing.assert_allclose(np.linalg.norm(tasks - origin, axis=1), 1.0, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(tasks[0] - tasks[2]), 2.0, atol=1e-6)
+    assert "100%" in axes.get_xlabel()
+
+
+def test_damaged_posterior_is_named(make_run):
+    for number, content in enumerate(({}, [], {"gram": [[1.0], 2.0]}, POSTERIOR | {"sigma": 1})):
+        with pytest.raises(UserError, match=r"posterior\.json"):
+            load_run(make_run(f"run{number}", posterior=content))
 
 
 def test_layers_that_are_all_nan_are_left_blank(make_run, report):

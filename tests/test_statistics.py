@@ -207,3 +207,21 @@ def test_paired_scores_must_pair_up():
     with pytest.raises(ValueError, match=r"must agree in shape, not \(3, 2\), \(4, 2\)"):
         statistics.paired_interval(np.ones((3, 2)), np.ones((4, 2)), statistics.mean,
                                    rng=np.random.default_rng(0))
+
+
+def test_principal_coordinates_are_those_of_the_vectors():
+    """Distances in a plane come back exactly, and the shares are those of a PCA."""
+    rng = np.random.default_rng(0)
+    plane = rng.normal(size=(6, 2)) @ rng.normal(size=(2, 40)) + 3.0
+    points, shares = statistics.principal_coordinates(plane @ plane.T)
+
+    def distances(x):
+        return np.linalg.norm(x[:, None] - x, axis=-1)
+
+    np.testing.assert_allclose(distances(points), distances(plane), atol=1e-6)
+    variances = np.linalg.svd(plane - plane.mean(0), compute_uv=False)[:2] ** 2
+    np.testing.assert_allclose(shares, variances / variances.sum(), atol=1e-9)
+    assert (points[np.abs(points).argmax(0), [0, 1]] > 0).all()
+    nothing, none = statistics.principal_coordinates(np.zeros((3, 3)))
+    np.testing.assert_array_equal(nothing, 0)
+    np.testing.assert_array_equal(none, 0)

@@ -1,6 +1,7 @@
 """Playing a policy without learning: own keys, most likely actions, one episode per env."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -73,6 +74,20 @@ def act(problem: Problem, variables: Variables, obs_stats: RunningStats, task: j
                                  (problem.network.merge(variables), obs_stats))
     seen = observe(problem, jax.tree.map(lambda x: x[None], stats), obs[None])[0]
     return problem.network.module.apply({"params": params}, seen, method="policy").mode()
+
+
+def evaluate_seeds(problem: Problem, variables: Variables, obs_stats: RunningStats,
+                   keys: jax.Array, *, episodes: int, weights: str = "mean") -> Evaluation:
+    """`evaluate` of S seeds at once: keys [S] -> leaves [S, M, E]."""
+    return jax.vmap(lambda *seed: evaluate(problem, *seed, episodes=episodes, weights=weights))(
+        variables, obs_stats, keys)
+
+
+@functools.cache
+def player(problem: Problem, episodes: int, weights: str = "mean") -> Callable[..., Evaluation]:
+    """(variables, obs_stats, keys) -> `evaluate_seeds`, compiled once for each problem."""
+    function = functools.partial(evaluate_seeds, problem, episodes=episodes, weights=weights)
+    return jax.jit(function, compiler_options=dict(problem.suite.compiler_options))
 
 
 def evaluation_key(seed: int, update: int) -> jax.Array:

@@ -28,9 +28,14 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    with _naming(path), partial.open("w") as file:
-        file.write(text)
+    with _naming(path), partial.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
     os.replace(partial, path)
@@ -65,6 +70,9 @@ class NullWriter:
     def evaluation(self, row: dict[str, Any]) -> None:
         """A row of an evaluation."""
 
+    def image(self, tag: str, png: bytes, env_steps: int) -> None:
+        """A picture of a series."""
+
     def close(self) -> None:
         """Flushes and closes."""
 
@@ -97,6 +105,11 @@ class RunWriter(NullWriter):
         self._append("eval", row)
         metrics = {k: v for k, v in row.items() if k in ("return", "success")}
         self._show("eval", metrics, row["env_steps"])
+
+    def image(self, tag: str, png: bytes, env_steps: int) -> None:
+        if self._board:
+            with _naming(self._folder / "tensorboard"):
+                self._board.image(tag, png, env_steps)
 
     def close(self) -> None:
         for file in self._files.values():
@@ -158,6 +171,13 @@ class _Board:
         from tensorboardX.summary import scalar
 
         self._write(step=step, summary=scalar(tag, value))
+
+    def image(self, tag: str, png: bytes, step: int) -> None:
+        """One picture of a series."""
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        value = Summary.Value(tag=tag, image=Summary.Image(encoded_image_string=png))
+        self._write(step=step, summary=Summary(value=[value]))
 
     def _write(self, **content: Any) -> None:
         self._writer.write_event(self._event(wall_time=time.time(), **content))

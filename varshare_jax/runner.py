@@ -15,15 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from varshare_jax import checkpoint, engines, environment, sweeps
-from varshare_jax.algorithms.problem import Problem
-from varshare_jax.config import Config, flag_value, from_dict, leaves, to_dict
+from varshare_jax import checkpoint, engines, environment, policies, posteriors, sweeps
+from varshare_jax.config import Config, flag_value, leaves, to_dict
 from varshare_jax.devices import Layout, use_cpu_cores
 from varshare_jax.errors import UserError
-from varshare_jax.evaluation import act, evaluate, evaluation_key
+from varshare_jax.evaluation import act, evaluate_seeds, evaluation_key, player
 from varshare_jax.learner import Learner
 from varshare_jax.monitoring import NullWriter, Progress, RunWriter, plain, warn, write_json
-from varshare_jax.statistics import cosine_similarity
 from varshare_jax.types import TrainState
 
 
@@ -68,6 +66,7 @@ class _Run:
                                     self.suite.num_tasks if self.suite.splits else 1)
         self.update, self.seconds_before, self.compile_seconds = 0, 0.0, 0.0
         self.scores: dict[str, Any] = {}
+        self.metrics: dict[str, np.ndarray] = {}
         self.diverged: dict[int, dict[str, Any]] = {}
         self.finished = self._open_folder(resume, presets)
 
@@ -188,6 +187,7 @@ class _Run:
         if not self.suite.has_success:
             del rows["success"]
         self.update += count
+        self.metrics = rows
         speed = (self.update * self.steps_per_update * len(self.seeds)
                  / max(self.wall_seconds, 1e-9))
         writer.train({"update": self.update, "env_steps": self.update * self.steps_per_update,
@@ -229,9 +229,20 @@ class _Run:
             values[list(self.diverged)] = np.nan
         writer.evaluation({"update": self.update, "wall_seconds": self.wall_seconds,
                            "env_steps": self.update * self.steps_per_update, **scores})
+        self._draw_maps(writer)
         if np.isfinite(scores["return"]).any():
             self.scores["eval"] = np.nanmean(scores["return"])
         return scores
+
+    def _draw_maps(self, writer: NullWriter) -> None:
+        """Pictures of where tasks have departed from the shared network by now."""
+        if not (self.folder and self.config.run.tensorboard):
+            return
+        from varshare_jax.report.specialization_figures import tensorboard_maps
+
+        with self.progress.working("drawing maps", announce=False):
+            for name, png in tensorboard_maps(self.metrics, self.suite.task_names):
+                writer.image(f"specialization/{name}", png, self.update * self.steps_per_update)
 
     def _save(self, state: TrainState) -> None:
         if not self.folder:
@@ -258,28 +269,21 @@ class _Run:
             "eval": scores, "task_names": self.suite.task_names,
             "suite_version": self.suite.version, "diverged": list(self.diverged.values()),
             "score_range": self.suite.score_range and self.suite.score_range._asdict(),
+            "task_parameters": dict(self.suite.task_parameters),
             "versions": environment.versions(), "device": environment.device(),
             "git": environment.git_state()})
         if self.config.sweep and self.folder:
-            sweeps.split(self.config, state, self.total, summary)
+            sweeps.split(self.learner.problem, state, self.total, summary)
         if self.folder:
-            write_json(self.folder / "similarity.json", self._task_similarity(state))
+            posteriors.write(self.folder, self.learner.problem.network, state.variables)
             write_json(self.folder / "summary.json", summary)
         return summary
-
-    def _task_similarity(self, state: TrainState) -> list[np.ndarray]:
-        """Cosines [S, M, M] between the tasks' own parameters; empty where they have none."""
-        seeds = (jax.tree.map(lambda x, s=s: x[s], state.variables)
-                 for s in range(len(self.seeds)))  # one at a time: they may be large
-        vectors = map(self.learner.problem.network.task_vectors, seeds)
-        return [np.round(cosine_similarity(v), 4) for v in vectors if v.size]
 
 
 def _evaluate_seeds(learner: Learner, state: TrainState, keys: jax.Array):
     """Evaluations of all seeds, leaves [S, M, E]."""
-    episodes = learner.problem.config.run.eval_episodes
-    return jax.vmap(lambda s, key: evaluate(learner.problem, s.variables, s.obs_stats, key,
-                                            episodes=episodes))(state, keys)
+    return evaluate_seeds(learner.problem, state.variables, state.obs_stats, keys,
+                          episodes=learner.problem.config.run.eval_episodes)
 
 
 def _mean_over_updates(values: np.ndarray) -> np.ndarray:
@@ -292,20 +296,12 @@ def _mean_over_updates(values: np.ndarray) -> np.ndarray:
 
 def check_same(folder: Path, config: Config) -> None:
     """Raises UserError naming the first field in which a folder's run differs from `config`."""
-    stored = _read_config("--run_dir", folder)
+    stored = policies.read_config("--run_dir", folder)
     for here, there in zip(leaves(config), leaves(stored), strict=True):
         if here.name != "run_dir" and here.value != there.value:
             raise UserError(
                 f"--run_dir={folder}: holds a run with --{here.name}={flag_value(there.value)}, "
                 f"now {flag_value(here.value)}; name another folder or repeat its settings")
-
-
-def _read_config(flag: str, folder: Path) -> Config:
-    """The config that a run was started with; UserError naming `flag` if it is not readable."""
-    try:
-        return from_dict(json.loads((folder / "config.json").read_text()))
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{flag}={folder}: its config.json cannot be read: {error}") from error
 
 
 @contextlib.contextmanager
@@ -328,62 +324,40 @@ def _stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def evaluate_run(folder: Path, *, episodes: int = 50, weights: str = "mean", seed: int = 1,
+def evaluate_run(path: Path, *, episodes: int = 50, weights: str = "mean", seed: int = 1,
                  engine: str = "jax") -> dict[str, Any]:
-    """Plays the newest checkpoint of a run: scores [S][M] and what they were made with.
+    """Plays a run's newest checkpoint or a pruned file: scores [S][M], and of what.
 
     Another `engine` plays it as well: its scores are those that its name precedes.
-    Raises UserError where `folder` holds no run or no readable checkpoint.
+    Raises UserError where `path` holds neither, or not the `weights` asked for.
     """
     if engine != "jax":
         if weights != "mean":
             raise UserError(f"--weights={weights}: --engine={engine} plays the mean weights only")
         evaluate_elsewhere = engines.make(engine)
-    learner, state, update = _load(folder)
-    problem = learner.problem
-
-    @functools.partial(jax.jit, compiler_options=dict(problem.suite.compiler_options))
-    @jax.vmap
-    def play(variables, obs_stats, key):
-        return evaluate(problem, variables, obs_stats, key, episodes=episodes, weights=weights)
-
-    keys = jnp.stack([evaluation_key(seed, s) for s in range(len(problem.config.members()))])
-    played = jax.device_get(play(state.variables, state.obs_stats, keys))
-    scores = {"run": str(folder), "update": update, "weights": weights, "episodes": episodes,
-              "task_names": problem.suite.task_names, "return": played.total.mean(-1)}
-    if problem.suite.has_success:
+    policy = policies.load(path, weights)
+    suite = policy.problem.suite
+    played = jax.device_get(player(policy.problem, episodes, weights)(
+        policy.variables, policy.obs_stats, policy.evaluation_keys(seed)))
+    scores = {"run": str(path), "update": policy.update, "weights": weights,
+              "episodes": episodes, "task_names": suite.task_names,
+              "return": played.total.mean(-1)}
+    if suite.has_success:
         scores["success"] = played.success.mean(-1)
     if engine != "jax":
-        played = _play_elsewhere(evaluate_elsewhere, engine, problem, state, episodes, seed)
+        played = _play_elsewhere(evaluate_elsewhere, engine, policy, episodes, seed)
         scores |= {f"{engine}_{name}": values.mean(-1) for name, values in played.items()}
     return plain(scores)
 
 
-def _load(folder: Path) -> tuple[Learner, TrainState, int]:
-    """A run's learner, its newest sound state and the update that it was saved after."""
-    if not (folder / "config.json").exists():
-        raise UserError(f"--run={folder}: not a run (no config.json in it)")
-    config = _read_config("--run", folder)
-    use_cpu_cores(config.run.devices)
-    environment.use_compile_cache(config.run.compile_cache)
-    learner = Learner.make(config)
-    like = jax.eval_shape(learner.init_seeds)
-    found = checkpoint.restore_newest(folder / "checkpoints", like, warn)
-    if found is None:
-        raise UserError(f"--run={folder}: has no readable checkpoint yet")
-    return learner, *found
-
-
-def _play_elsewhere(evaluate_elsewhere: engines.Evaluate, engine: str, problem: Problem,
-                    state: TrainState, episodes: int, seed: int) -> dict[str, np.ndarray]:
+def _play_elsewhere(evaluate_elsewhere: engines.Evaluate, engine: str, policy: policies.Policy,
+                    episodes: int, seed: int) -> dict[str, np.ndarray]:
     """Episodes of every seed in another engine, [S, M, E]."""
-    seeds = [member.seed for member in problem.config.members()]
-    progress = Progress(engine, 1, 1, len(seeds))
+    progress = Progress(engine, 1, 1, policy.num_seeds)
     played = []
-    for s, name in enumerate(seeds):
-        variables, stats = jax.tree.map(lambda x, s=s: x[s], (state.variables, state.obs_stats))
-        with progress.working(f"playing seed {name}"):
+    for s in range(policy.num_seeds):
+        with progress.working(f"playing seed {s + 1} of {policy.num_seeds}"):
             played.append(evaluate_elsewhere(
-                problem.suite, functools.partial(act, problem, variables, stats), episodes,
-                seed, progress.say))
+                policy.problem.suite, functools.partial(act, policy.problem, *policy.of_seed(s)),
+                episodes, seed, progress.say))
     return {name: np.stack([scores[name] for scores in played]) for name in played[0]}

@@ -103,6 +103,24 @@ def cosine_similarity(vectors: np.ndarray) -> np.ndarray:
     return np.clip(cosines, -1.0, 1.0)
 
 
+def principal_coordinates(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points [K, 2] whose distances come closest to those of K vectors with inner products [K, K].
+
+    Also the share of the vectors' variance along either axis [2]. This is principal component
+    analysis without the vectors (Gower 1966, "Some distance properties of latent root and vector
+    methods used in multivariate analysis"). Each axis points to where its largest coordinate is.
+    """
+    products = np.asarray(products, float)
+    count = len(products)
+    centering = np.eye(count) - 1 / count
+    values, vectors = np.linalg.eigh(centering @ products @ centering)
+    values, vectors = np.maximum(values[::-1][:2], 0.0), vectors[:, ::-1][:, :2]
+    points = vectors * np.sqrt(values)
+    signs = np.sign(points[np.abs(points).argmax(0), [0, 1]])
+    total = np.trace(centering @ products @ centering)
+    return points * np.where(signs == 0, 1.0, signs), values / max(total, np.finfo(float).tiny)
+
+
 def bootstrap_interval(scores: np.ndarray | tuple[np.ndarray, ...], statistic: Statistic, *,
                        confidence: float = 0.95, resamples: int = 2000,
                        rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -11,17 +11,19 @@ from typing import Any
 
 import jax
 
-from varshare_jax import checkpoint
-from varshare_jax.config import Config, to_dict
+from varshare_jax import checkpoint, posteriors
+from varshare_jax.algorithms.problem import Problem
+from varshare_jax.config import to_dict
 from varshare_jax.monitoring import read_rows, write_json, write_rows
 from varshare_jax.types import TrainState
 
 
-def split(config: Config, state: TrainState, update: int, summary: dict[str, Any]) -> None:
+def split(problem: Problem, state: TrainState, update: int, summary: dict[str, Any]) -> None:
     """Writes the folder of every configuration of a sweep whose training is complete.
 
     `state` [S, ...] is the last one and `summary` that of the whole; both are cut by members.
     """
+    config = problem.config
     source = Path(config.run_dir)
     logs = {name: read_rows(source / name) for name in ("train.jsonl", "eval.jsonl")}
     for index, part in enumerate(config.configurations()):
@@ -33,8 +35,9 @@ def split(config: Config, state: TrainState, update: int, summary: dict[str, Any
             write_rows(folder / name, [_cut(row, members) for row in rows])
         diverged = _within(summary["diverged"], members)
         note = {"wall_seconds": summary["wall_seconds"], "diverged": diverged}
-        checkpoint.save(folder / "checkpoints", update,
-                        jax.tree.map(lambda leaf, rows=members: leaf[rows], state), 1, note)
+        part_state = jax.tree.map(lambda leaf, rows=members: leaf[rows], state)
+        checkpoint.save(folder / "checkpoints", update, part_state, 1, note)
+        posteriors.write(folder, problem.network, part_state.variables)
         write_json(folder / "config.json", to_dict(part))
         write_json(folder / "summary.json", summary | {
             "eval": _cut(summary["eval"], members), "diverged": diverged})

@@ -20,6 +20,7 @@ from varshare_jax.gradients import clip_by_task_norm, combine
 from varshare_jax.methods.base import Metrics
 from varshare_jax.normalization import initial_stats, update_stats
 from varshare_jax.types import TrainState, Transition, Variables
+from varshare_jax.variational.residuals import relative_size
 
 
 class Batch(NamedTuple):
@@ -73,7 +74,8 @@ def update(problem: Problem, state: TrainState) -> tuple[TrainState, Metrics]:
     state = state.replace(variables=variables, optimizer=optimizer, key=key,
                           update=state.update + 1)
     _, penalty_metrics = problem.network.penalty(variables, state.scalars)
-    return state, episode_metrics(trajectory) | metrics | penalty_metrics
+    return state, (episode_metrics(trajectory) | metrics | penalty_metrics
+                   | relative_size(variables))
 
 
 def advantages(reward: jax.Array, value: jax.Array, next_value: jax.Array, terminated: jax.Array,

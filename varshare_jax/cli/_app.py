@@ -4,6 +4,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
@@ -11,8 +12,8 @@ from absl import app, flags, logging
 from varshare_jax.config import Config, Leaf, leaves, replace, with_presets
 from varshare_jax.errors import UserError, unknown
 
-__all__ = ["UserError", "config_from_flags", "define_config_flags", "define_number", "run",
-           "unknown"]
+__all__ = ["UserError", "config_from_flags", "define_config_flags", "define_number", "named_run",
+           "no_arguments", "positive", "run", "unknown"]
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
@@ -102,6 +103,26 @@ class _WidthsParser(flags.ArgumentParser):
 class _WidthsSerializer(flags.ArgumentSerializer):
     def serialize(self, value: tuple[int, ...]) -> str:
         return ",".join(map(str, value))
+
+
+def no_arguments(argv: list[str]) -> None:
+    """Raises UserError for anything on the command line that is no flag."""
+    if len(argv) > 1:
+        raise UserError(f"argument {argv[1]}: unexpected; flags are written --name=value")
+
+
+def named_run() -> Path:
+    """The path given as --run; raises UserError without one."""
+    if not flags.FLAGS.run:
+        raise UserError("--run: name the folder of a run, such as runs/my_run")
+    return Path(flags.FLAGS.run)
+
+
+def positive(*names: str) -> None:
+    """Raises UserError for the first of these flags that is not greater than 0."""
+    for name in names:
+        if flags.FLAGS[name].value <= 0:
+            raise UserError(f"--{name}={flags.FLAGS[name].value}: must be greater than 0")
 
 
 def define_number(name: str, default: int | None, text: str) -> None:

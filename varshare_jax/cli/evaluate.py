@@ -20,19 +20,15 @@ from varshare_jax.runner import evaluate_run
 
 
 def _main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise _app.UserError(f"argument {argv[1]}: unexpected; flags are written --name=value")
-    if not flags.FLAGS.run:
-        raise _app.UserError("--run: name the folder of a run, such as runs/my_run")
+    _app.no_arguments(argv)
+    run = _app.named_run()
     if flags.FLAGS.weights not in WEIGHTS:
         raise _app.unknown("--weights", flags.FLAGS.weights, WEIGHTS)
     if flags.FLAGS.engine not in ENGINES:
         raise _app.unknown("--engine", flags.FLAGS.engine, ENGINES)
-    if flags.FLAGS.episodes < 1:
-        raise _app.UserError(f"--episodes={flags.FLAGS.episodes}: must be greater than 0")
-    scores = evaluate_run(Path(flags.FLAGS.run), episodes=flags.FLAGS.episodes,
-                          weights=flags.FLAGS.weights, seed=flags.FLAGS.eval_seed,
-                          engine=flags.FLAGS.engine)
+    _app.positive("episodes")
+    scores = evaluate_run(run, episodes=flags.FLAGS.episodes, weights=flags.FLAGS.weights,
+                          seed=flags.FLAGS.eval_seed, engine=flags.FLAGS.engine)
     _print(scores)
     if flags.FLAGS.out:
         write_json(Path(flags.FLAGS.out), scores)
@@ -52,7 +48,7 @@ def _print(scores: dict) -> None:
 
 def main() -> None:
     """Entry point of `varshare-evaluate`."""
-    flags.DEFINE_string("run", "", "folder of the run to play")
+    flags.DEFINE_string("run", "", "folder of the run to play, or a file of varshare-prune")
     flags.DEFINE_string("weights", "mean", "weights to play with (mean | sample)")
     flags.DEFINE_string("engine", "jax", "another implementation to play in as well "
                                          f"({' | '.join(ENGINES)})")

@@ -33,11 +33,13 @@ _MARKERS = "os^DvPX"
 
 
 def style_of(entry: Entry) -> Style:
-    """The line style of a run, the same throughout a report.
+    """The line style of a run, the same throughout a report."""
+    return style(entry.style)
 
-    Up to 49 runs differ in dashes or marker, colours aside: they go round at different speeds.
-    """
-    lap, color = divmod(entry.style, len(_COLORS))
+
+def style(number: int) -> Style:
+    """Up to 49 numbers differ in dashes or marker, colours aside: they go round at other speeds."""
+    lap, color = divmod(number, len(_COLORS))
     return Style(_COLORS[color], _DASHES[(color + lap) % len(_DASHES)],
                  _MARKERS[(color + 2 * lap) % len(_MARKERS)])
 

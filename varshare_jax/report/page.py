@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
-from varshare_jax.report import comparison_figures, comparison_tables, figures, tables
+from varshare_jax.report import (
+    comparison_figures,
+    comparison_tables,
+    figures,
+    specialization,
+    tables,
+)
 from varshare_jax.report.drawing import to_svg
 from varshare_jax.report.estimates import comparisons, oracle_scale, scale_of
 from varshare_jax.report.markup import (
@@ -22,18 +26,6 @@ _COSTS = ("Parameters that one task's forward pass reads (active), in training a
           "task's weights have been merged into one network, and that are stored for all tasks. "
           "Env steps are per seed, summed over tasks; steps per second count all seeds. Seconds "
           "are of training, evaluation and checkpoints, after compiling.")
-_SPECIALIZATION = {
-    "shift": ("nats that each task pays for its shift",
-              "The part of the KL divergence that comes from the posterior means, Σ μ² / "
-              "(2 σ_prior²): what each task departs from the shared weights, layer by layer; mean "
-              "over seeds at the last logged update."),
-    "kl": ("KL divergence from the prior, in nats",
-           "The whole divergence of each task's posterior, its spread included, layer by layer; "
-           "mean over seeds at the last logged update."),
-    "l2": ("squared norm of the residuals",
-           "How far each task's weights lie from the shared ones, layer by layer; mean over "
-           "seeds at the last logged update."),
-}
 
 
 def render(sections: Sequence[Section]) -> str:
@@ -57,8 +49,7 @@ def _section(section: Section, index: int) -> Iterator[str]:
     yield from _tasks(section)
     yield from _retention(section)
     yield from _task_curves(section)
-    yield from _specialization(section)
-    yield from _similarity(section)
+    yield from specialization.content(section)
     if len(section.entries) > 1:
         differences = tables.config_differences(section)
         yield heading(3, "Differences between the configurations")
@@ -163,39 +154,3 @@ def _task_curves(section: Section) -> Iterator[str]:
     yield side_by_side((image(to_svg(figures.task_curve(section, task)),
                               f"Learning curves on task {name}")
                         for task, name in enumerate(section.task_names)), "panels")
-
-
-def _specialization(section: Section) -> Iterator[str]:
-    for prefix, (title, text) in _SPECIALIZATION.items():
-        found = [(entry, tables.specialization(entry.run, prefix, section.task_names))
-                 for entry in section.entries]
-        found = [(entry, cells) for entry, cells in found if cells]
-        if found:
-            yield heading(3, f"Specialization: {title}") + about(text)
-        for entry, cells in found:
-            yield heading(4, entry.label) + table(cells, "heat")
-
-
-def _similarity(section: Section) -> Iterator[str]:
-    tasks = len(section.task_names)
-    finished = [entry for entry in section.entries if entry.run.finished]
-    if tasks < 2 or not finished:
-        return
-    means = {entry.label: tables.mean_over_seeds(entry.run.similarity) for entry in finished
-             if entry.run.similarity is not None and entry.run.similarity.shape[1] == tasks}
-    without = [entry.label for entry in finished if entry.label not in means]
-    none = (f" {', '.join(without)}: no parameters of the tasks' own beside shared ones, or not "
-            f"stored." if without else "")
-    yield heading(3, "Similarity of tasks")
-    yield about(f"Cosine between the tasks' own parameters (residuals, embeddings, coefficients; "
-                f"output layers where there are no others) at the end of training, mean over "
-                f"seeds. 1: two tasks pull the shared weights the same way; 0: unrelated ways; "
-                f"below: opposite ways.{none}")
-    between = [cosines[~np.eye(tasks, dtype=bool)] for cosines in means.values()]
-    known = np.concatenate(between)[np.isfinite(np.concatenate(between))] if means else []
-    limits = (min(0.0, *known, 0.0), max(*known, 0.1, 0.0)) if len(known) else (0.0, 1.0)
-    yield side_by_side((
-        image(to_svg(comparison_figures.task_similarity(label, cosines, section.task_names,
-                                                        limits)),
-              f"Similarity of tasks under {label}") for label, cosines in means.items()),
-        "maps")

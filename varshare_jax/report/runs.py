@@ -5,11 +5,13 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from varshare_jax.errors import UserError
+
+_MOMENTS = 5  # pictures of a series
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +27,35 @@ class Evaluation:
     success: np.ndarray | None
 
 
+class Moment(NamedTuple):
+    """A logged update: steps of one seed, summed over tasks, and metrics, each [S, M]."""
+
+    env_steps: int
+    metrics: Mapping[str, np.ndarray]
+
+
+class Posterior(NamedTuple):
+    """What training left of the tasks' own parameters.
+
+    `gram` [S, M, M] are their inner products, None where they have none; `residual` says whether
+    they start from the shared network. `sigma` has, for each layer with random parameters, edges
+    [B + 1] and how many standard deviations lie between them [B].
+    """
+
+    gram: np.ndarray | None
+    residual: bool
+    sigma: Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One run directory: S seeds of one method on the M tasks of one suite.
 
     `evaluations` are those during training, by env steps. `final` is the evaluation of the
     trained policy or, while training goes on, the latest one; None before the first.
-    `last_metrics` are those of the last logged update, each [S, M]. `similarity` [S, M, M] holds
-    the cosines between the tasks' own parameters; None where they have none, or before the end.
+    `moments` are logged updates from the first to the last, evenly spaced. `similarity` [S, M, M]
+    holds the cosines between the tasks' own parameters; None where they have none, or before the
+    end, when `posterior` is None as well.
     """
 
     path: Path
@@ -40,8 +63,9 @@ class Run:
     summary: Mapping[str, Any] | None
     evaluations: tuple[Evaluation, ...]
     final: Evaluation | None
-    last_metrics: Mapping[str, np.ndarray]
+    moments: tuple[Moment, ...]
     similarity: np.ndarray | None = None
+    posterior: Posterior | None = None
 
     @property
     def suite(self) -> str:
@@ -83,6 +107,17 @@ class Run:
         """Returns [M] that count as 0 and as 1 on this suite; None where it names none."""
         known = (self.summary or {}).get("score_range")
         return known and (np.array(known["random"], float), np.array(known["target"], float))
+
+    @property
+    def last_metrics(self) -> Mapping[str, np.ndarray]:
+        """Metrics of the last logged update, each [S, M]."""
+        return self.moments[-1].metrics if self.moments else {}
+
+    @property
+    def task_parameters(self) -> dict[str, np.ndarray]:
+        """What the tasks differ in, quantities [M] by name."""
+        known = (self.summary or {}).get("task_parameters") or {}
+        return {name: np.array(values, float) for name, values in known.items()}
 
     def number(self, *names: str) -> float | None:
         """A number of the summary by its path of names; None where it has none."""
@@ -126,8 +161,8 @@ def load_run(path: Path) -> Run:
     summary = _read_json(path / "summary.json") if finished else None
     final = _final(path / "summary.json", summary, seeds)
     final = final or (evaluations[-1] if evaluations else None)
-    return Run(path, config, summary, evaluations, final, _last_metrics(path / "train.jsonl"),
-               _similarity(path / "similarity.json", seeds))
+    return Run(path, config, summary, evaluations, final, _moments(path / "train.jsonl"),
+               _similarity(path / "similarity.json", seeds), _posterior(path / "posterior.json"))
 
 
 def _final(file: Path, summary: Mapping[str, Any] | None, seeds: int) -> Evaluation | None:
@@ -178,17 +213,37 @@ def _matrix(nested: Any, seeds: int) -> np.ndarray:
     return np.where(np.isfinite(matrix), matrix, np.nan)
 
 
-def _last_metrics(file: Path) -> dict[str, np.ndarray]:
+def _posterior(file: Path) -> Posterior | None:
     if not file.is_file():
-        return {}
-    for line in reversed(file.read_bytes().splitlines()):
-        # Only the cut-off last line fails to parse, so this looks at two lines at most.
-        try:
-            metrics = json.loads(line)["metrics"]
-        except (ValueError, KeyError, TypeError):
-            continue
-        return {name: np.array(values, float) for name, values in metrics.items()}
-    return {}
+        return None
+    tree = _read_json(file)
+    try:
+        gram = np.array(tree["gram"], float)
+        sigma = {layer: (np.array(one["edges"], float), np.array(one["counts"], float))
+                 for layer, one in tree["sigma"].items()}
+        return Posterior(gram if gram.size else None, bool(tree["residual"]), sigma)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{file}: not what training writes "
+                        f"({type(error).__name__}: {error})") from error
+
+
+def _moments(file: Path) -> tuple[Moment, ...]:
+    """Up to `_MOMENTS` rows, the first and the last among them; no other line is read."""
+    lines = file.read_bytes().splitlines() if file.is_file() else []
+    if lines and _moment(lines[-1]) is None:  # cut off by a kill
+        lines.pop()
+    chosen = np.unique(np.linspace(0, len(lines) - 1, _MOMENTS).round().astype(int))
+    found = (_moment(lines[i]) for i in chosen if lines)
+    return tuple(moment for moment in found if moment)
+
+
+def _moment(line: bytes) -> Moment | None:
+    try:
+        row = json.loads(line)
+        return Moment(int(row["env_steps"]), {
+            name: np.array(values, float) for name, values in row["metrics"].items()})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _read_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -78,13 +78,19 @@ def per_task(section: Section) -> Table:
                  tuple(rows))
 
 
+def by_layer(metrics: Mapping[str, np.ndarray], prefix: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names [L] and values [M, L] of the metrics `prefix/<layer>` [S, M], means over seeds."""
+    names = sorted((name for name in metrics if name.startswith(f"{prefix}/")), key=_natural)
+    values = [mean_over_seeds(np.asarray(metrics[name], float)) for name in names]
+    return (tuple(name.removeprefix(f"{prefix}/") for name in names),
+            np.stack(values, axis=1) if values else np.empty((0, 0)))
+
+
 def specialization(run: Run, prefix: str, task_names: Sequence[str]) -> Table | None:
     """Tasks × layers of the last logged `prefix/<layer>`, mean over seeds; None without any."""
-    layers = sorted((name for name in run.last_metrics if name.startswith(f"{prefix}/")),
-                    key=_natural)
+    layers, values = by_layer(run.last_metrics, prefix)
     if not layers or len(task_names) != run.num_tasks:
         return None
-    values = np.stack([mean_over_seeds(run.last_metrics[layer]) for layer in layers], axis=1)
     top = max(np.nanmax(values, initial=0.0), np.finfo(float).tiny)
     digits = digits_of(top)
     rows = []
@@ -94,8 +100,7 @@ def specialization(run: Run, prefix: str, task_names: Sequence[str]) -> Table | 
         total = row.sum()
         rows.append((Cell(name), *cells,
                      Cell(ABSENT if np.isnan(total) else fixed(total, digits))))
-    names = (layer.removeprefix(f"{prefix}/") for layer in layers)
-    return Table(("Task", *names, f"All{NBSP}layers"), tuple(rows))
+    return Table(("Task", *layers, f"All{NBSP}layers"), tuple(rows))
 
 
 def config_differences(section: Section) -> Table | None:

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import numpy as np
 
 from varshare_jax.errors import UserError
 from varshare_jax.types import Continuous, Discrete, Step
@@ -30,7 +31,7 @@ class Suite(abc.ABC):
     `compiler_options` (of XLA, for whatever steps this suite), `tracing` (if set, suites that
     compile for minutes tell it how far JAX's tracing has come), `splits` (whether XLA may split
     the tasks over devices; not where each has a program of its own), `score_range` (None where it
-    is not known).
+    is not known), `task_parameters` (what tasks differ in, physical quantities [M] by name).
     """
 
     name: str
@@ -45,6 +46,7 @@ class Suite(abc.ABC):
     score_range: ScoreRange | None = None
     compiler_options: Mapping[str, Any] = MappingProxyType({})
     tracing: Callable[[str], None] | None = None
+    task_parameters: Mapping[str, tuple[float, ...]] = MappingProxyType({})
 
     @property
     def num_tasks(self) -> int:
@@ -56,6 +58,13 @@ class Suite(abc.ABC):
         Raises UserError where there is none. `info["success"]` tells success, if the suite has it.
         """
         raise UserError(f"--engine=gymnasium: {self.name} has no counterpart in Gymnasium")
+
+    def render(self, state: Any, task: int) -> np.ndarray:
+        """A picture of the first env of a task, RGB uint8 [H, W, 3]; `state` as from `step`.
+
+        Raises UserError where the suite draws nothing.
+        """
+        raise UserError(f"{self.name} has no pictures: its suite does not implement `render`")
 
     @abc.abstractmethod
     def reset(self, keys: jax.Array) -> tuple[Any, jax.Array]:

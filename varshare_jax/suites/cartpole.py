@@ -29,6 +29,9 @@ class CartPoleTask(NamedTuple):
     random_return: float
 
 
+_QUANTITIES = {"pole_length": "half pole length [m]", "cart_mass": "cart mass [kg]",
+               "pole_mass": "pole mass [kg]", "gravity": "gravity [m/s²]"}
+
 NOMINAL = CartPoleTask("nominal", 0.5, 1.0, 0.1, 9.8, 22.0)
 
 # Easy for a policy trained on the nominal task alone: the first four. It fails on the other six,
@@ -69,9 +72,18 @@ class CartPoleSuite(GymnaxSuite):
         env, default = gymnax.make("CartPole-v1")
         super().__init__(name, VERSION, env, env_params(tasks, default),
                          tuple(task.name for task in tasks), "gymnasium CartPole-v1")
+        self._tasks = tasks
         self.score_range = ScoreRange(tuple(task.random_return for task in tasks),
                                       (float(self.horizon),) * len(tasks))  # 1 for every step
-        self._tasks = tasks
+        self.task_parameters = {label: tuple(getattr(task, field) for task in tasks)
+                                for field, label in _QUANTITIES.items()}
+
+    def render(self, state, task):
+        from varshare_jax.suites.cartpole_drawing import draw
+
+        of = self._tasks[task]
+        return draw(float(state.x[task, 0]), float(state.theta[task, 0]),
+                    2 * of.pole_length, of.cart_mass, of.pole_mass)
 
     def gymnasium_env(self, task: int):
         """Gymnasium's CartPole-v1 with the masses, the length and the gravity of a task."""

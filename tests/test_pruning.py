@@ -1,0 +1,138 @@
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from varshare_jax import config as C
+from varshare_jax import methods, policies
+from varshare_jax.errors import UserError
+from varshare_jax.learner import Learner
+from varshare_jax.methods import METHODS, MultiTaskNetwork
+from varshare_jax.pruning import KEPT, files, prune_run
+from varshare_jax.runner import evaluate_run
+from varshare_jax.types import Discrete
+from varshare_jax.variational import pruning, residuals
+from varshare_jax.variational.gaussian import Gaussian, rho_of
+
+# Two tasks with three residuals each; σ = 0.1 and 1, so that the two rules disagree.
+MEANS = jnp.array([[0.5, -0.2, 0.0], [0.1, -3.0, 0.3]])
+TASK = {"layer": Gaussian(MEANS, jnp.full((2, 3), rho_of(0.1)).at[:, 0].set(rho_of(1.0)))}
+
+
+def variables_of(method: str):
+    network = MultiTaskNetwork(methods.make(C.replace(
+        C.Config(method=method), {"network.hidden": (4,)}), 3), 2, Discrete(2))
+    return network, network.init(jax.random.key(0))
+
+
+def test_magnitude_and_signal_to_noise_drop_different_residuals():
+    by_magnitude = pruning.prune(TASK, 0.25, "magnitude")["layer"]
+    np.testing.assert_array_equal(by_magnitude, [[0.5, 0, 0], [0, -3, 0.3]])
+    by_snr = pruning.prune(TASK, 1.5, "snr")["layer"]  # |μ|/σ: 0.5 2 0, 0.1 30 3
+    np.testing.assert_array_equal(by_snr, jnp.array([[0, -0.2, 0], [0, -3, 0.3]]))
+    np.testing.assert_allclose(pruning.kept({"a": by_magnitude, "b": by_snr}), [2 / 6, 4 / 6])
+
+
+def test_a_threshold_of_zero_keeps_all_and_an_infinite_one_nothing():
+    for rule in pruning.RULES:
+        np.testing.assert_array_equal(pruning.prune(TASK, 0.0, rule)["layer"], MEANS)
+        np.testing.assert_array_equal(pruning.prune(TASK, jnp.inf, rule)["layer"], 0 * MEANS)
+
+
+@pytest.mark.parametrize(("size", "bytes_each"), [(256, 5), (257, 6), (65536, 6), (65537, 8)])
+def test_sparse_vectors_come_back_and_cost_what_is_said(size, bytes_each):
+    rng = np.random.default_rng(0)
+    rows = np.where(rng.random((3, size)) < 0.1, rng.normal(size=(3, size)), 0).astype(np.float32)
+    rows[1], rows[2, -1] = 0, 1  # a task without any, and the last index of all
+    sparse = pruning.to_sparse(rows)
+    np.testing.assert_array_equal(pruning.from_sparse(sparse, size), rows)
+    assert sparse.indices.nbytes + sparse.values.nbytes == bytes_each * sparse.counts.sum()
+    assert pruning.stored_bytes(int(sparse.counts.sum()), size) == bytes_each * sparse.counts.sum()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_only_methods_with_a_residual_for_every_weight_have_residuals(method):
+    _, variables = variables_of(method)
+    has = residuals.mirrors(variables)
+    assert has == (method in ("varshare", "l2_soft"))
+    assert bool(residuals.relative_size(variables)) == has
+
+
+def test_relative_size_compares_sums_of_magnitudes_layer_by_layer():
+    shared = {"actor": {"0": {"kernel": jnp.array([[1.0, -1.0]]), "bias": jnp.array([2.0, 0.0])}}}
+    task = jax.tree.map(lambda p: Gaussian(jnp.stack([0 * p, 1 + 0 * p]), jnp.ones((2, *p.shape))),
+                        shared)
+    found = residuals.relative_size({"shared": shared, "task": task})
+    assert list(found) == ["relative_mu/actor_0"]
+    np.testing.assert_allclose(found["relative_mu/actor_0"], [0.0, 4 / 4])
+
+
+@pytest.fixture(scope="module")
+def pruned(finished, tmp_path_factory):
+    """A run pruned by magnitude, however much that costs it."""
+    folder = tmp_path_factory.mktemp("pruned") / "run"
+    shutil.copytree(finished("varshare").folder, folder)
+    return folder, prune_run(folder, rule="magnitude", max_lost=1.0, episodes=1, quiet=True)
+
+
+def test_the_curve_holds_every_threshold_with_kept_shares_bytes_and_returns(pruned):
+    folder, result = pruned
+    assert json.loads(files(folder, "magnitude").curve.read_text()) == result
+    assert files(folder, "magnitude").figure.read_bytes().startswith(b"\x89PNG")
+    assert len(result["curve"]) == len(KEPT)
+    for share, point in zip(KEPT, result["curve"], strict=True):
+        assert np.mean(point["kept"]) == pytest.approx(share, abs=2e-3)
+        size = result["bytes_unpruned"]["means_per_task"] / 4
+        np.testing.assert_allclose(point["bytes"], 5 * np.array(point["kept"]) * size, rtol=1e-5)
+        assert np.shape(point["return"]) == (4, 10)
+    assert result["curve"][-1]["threshold"] is None
+    losses = [point["lost"] for point in result["curve"]]
+    assert losses[0] == 0.0
+    assert all(lost <= 1.0 for lost in losses[:result["chosen"] + 1])
+
+
+def test_what_the_file_plays_is_what_the_curve_says(pruned):
+    folder, result = pruned
+    scores = evaluate_run(files(folder, "magnitude").policy, episodes=1)
+    assert scores["return"] == result["curve"][result["chosen"]]["return"]
+    whole = evaluate_run(folder, episodes=1)
+    assert whole["return"] == result["curve"][0]["return"]
+
+
+def test_the_file_holds_the_shared_network_and_the_pruned_means(pruned):
+    folder, result = pruned
+    whole, sparse = policies.load(folder), policies.load(files(folder, "magnitude").policy)
+    jax.tree.map(np.testing.assert_array_equal, whole.variables["shared"],
+                 sparse.variables["shared"])
+    threshold = result["curve"][result["chosen"]]["threshold"]
+    expected = pruning.prune(whole.variables["task"],
+                             jnp.inf if threshold is None else threshold, "magnitude")
+    jax.tree.map(np.testing.assert_array_equal, expected, sparse.variables["task"])
+    assert sparse.update == whole.update
+
+
+@pytest.mark.parametrize(("method", "rule", "words"), [
+    ("l2_soft", "snr", "--by=snr: residuals of l2_soft have no standard deviations"),
+    ("hard_sharing", "magnitude", "tasks of hard_sharing own no residual")])
+def test_what_cannot_be_pruned_is_named(tiny, monkeypatch, method, rule, words):
+    problem = Learner.make(tiny(method=method, suite="cartpole")).problem
+    variables = jax.tree.map(lambda x: x[None], problem.network.init(jax.random.key(0)))
+    monkeypatch.setattr("varshare_jax.pruning.load",
+                        lambda path: policies.Policy(problem, variables, None, 1))
+    with pytest.raises(UserError, match=words):
+        prune_run("runs/x", rule=rule, quiet=True)
+
+
+def test_what_cannot_be_played_is_named(pruned, tmp_path):
+    folder, _ = pruned
+    sparse = files(folder, "magnitude").policy
+    with pytest.raises(UserError, match=r"--weights=sample: .* holds means alone"):
+        evaluate_run(sparse, weights="sample")
+    cut = tmp_path / "cut.npz"
+    cut.write_bytes(sparse.read_bytes()[:-500])
+    for damaged in (cut, folder / "config.json"):
+        with pytest.raises(UserError, match="not a file of varshare-prune, or damaged"):
+            policies.load(damaged)
