@@ -30,7 +30,7 @@ def variables_of(method: str):
 
 def test_magnitude_and_signal_to_noise_drop_different_residuals():
     by_magnitude = pruning.prune(TASK, 0.25, "magnitude")["layer"]
-    np.testing.assert_array_equal(by_magnitude, [[0.5, 0, 0], [0, -3, 0.3]])
+    np.testing.assert_array_equal(by_magnitude, jnp.array([[0.5, 0, 0], [0, -3, 0.3]]))
     by_snr = pruning.prune(TASK, 1.5, "snr")["layer"]  # |μ|/σ: 0.5 2 0, 0.1 30 3
     np.testing.assert_array_equal(by_snr, jnp.array([[0, -0.2, 0], [0, -3, 0.3]]))
     np.testing.assert_allclose(pruning.kept({"a": by_magnitude, "b": by_snr}), [2 / 6, 4 / 6])
