@@ -18,6 +18,7 @@ import pytest
 
 from varshare_jax import checkpoint, config, environment, monitoring, runner
 from varshare_jax.devices import use_cpu_cores
+from varshare_jax.learner import Learner
 from varshare_jax.methods import METHODS
 
 CACHE = str(Path(__file__).resolve().parent.parent / ".cache" / "tests")
@@ -215,6 +216,26 @@ def finished(settings_of, tmp_path_factory):
         return Run(Path(settings.run_dir), settings)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def untrained(tiny, tmp_path_factory):
+    """A run of two seeds on cartpole10 saved as it began, its residuals random; two updates old.
+
+    For whatever plays a policy and does not mind which: no training step is compiled.
+    """
+    settings = tiny(num_seeds=2, run_dir=str(tmp_path_factory.mktemp("untrained") / "run"))
+    with quick_compile():
+        state = Learner.make(settings).init_seeds()
+        means, structure = jax.tree.flatten(state.variables["task"])
+        keys = jax.random.split(jax.random.key(3), len(means))
+        noisy = [x + 0.2 * jax.random.normal(key, x.shape)
+                 for x, key in zip(means, keys, strict=True)]
+    state.variables["task"] = jax.tree.unflatten(structure, noisy)
+    folder = Path(settings.run_dir)
+    checkpoint.save(folder / "checkpoints", 2, state, 1)
+    monitoring.write_json(folder / "config.json", config.to_dict(settings))
+    return folder
 
 
 def copy_of(run: Run, folder: Path) -> Run:

@@ -63,9 +63,9 @@ def test_captions_stand_below_the_picture():
     assert not np.array_equal(shown, caption(frame._replace(total=13.5), "quick"))
 
 
-def test_an_episode_is_that_of_the_policy(finished):
+def test_an_episode_is_that_of_the_policy(untrained):
     """The frames' returns are those of stepping the suite with the policy's modes."""
-    policy = policies.load(finished("varshare").folder)
+    policy = policies.load(untrained)
     suite, network = policy.problem.suite, policy.problem.network
     frames = list(play(policy, 1, 3, evaluation_key(1, 0)))
     assert [frame.step for frame in frames] == list(range(len(frames)))
@@ -81,9 +81,9 @@ def test_an_episode_is_that_of_the_policy(finished):
         assert bool(out.terminated[3, 0] | out.truncated[3, 0]) == (step == len(frames) - 1)
 
 
-def test_a_film_has_a_frame_for_every_step(finished, tmp_path):
+def test_a_film_has_a_frame_for_every_step(untrained, tmp_path):
     out = tmp_path / "new" / "film.gif"
-    returns = render_run(finished("varshare").folder, "quick", out, episodes=2, quiet=True)
+    returns = render_run(untrained, "quick", out, episodes=2, quiet=True)
     film = Image.open(out)
     assert film.size == (600, 434)
     assert film.n_frames <= sum(returns) + 2  # frames that equal the one before are merged
@@ -92,12 +92,12 @@ def test_a_film_has_a_frame_for_every_step(finished, tmp_path):
     assert [p.name for p in out.parent.iterdir()] == ["film.gif"]
 
 
-def test_what_cannot_be_filmed_is_named(finished, tmp_path, monkeypatch):
-    folder, gif = finished("varshare").folder, tmp_path / "x.gif"
+def test_what_cannot_be_filmed_is_named(untrained, tmp_path, monkeypatch):
+    folder, gif = untrained, tmp_path / "x.gif"
     with pytest.raises(UserError, match=r"--task=quik: unknown; .* did you mean 'quick'"):
         render_run(folder, "quik", gif, quiet=True)
-    with pytest.raises(UserError, match="--member=4: the run has 4 seeds, 0 to 3"):
-        render_run(folder, "quick", gif, member=4, quiet=True)
+    with pytest.raises(UserError, match="--member=2: the run has 2 seeds, 0 to 1"):
+        render_run(folder, "quick", gif, member=2, quiet=True)
     with pytest.raises(UserError, match=r"--out=.*x.png: must end in .gif or .mp4"):
         render_run(folder, "quick", tmp_path / "x.png", quiet=True)
     monkeypatch.setattr(rendering.shutil, "which", lambda name: None)

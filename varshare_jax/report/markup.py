@@ -73,7 +73,7 @@ img.key { display: inline-block; width: 48px; height: 13px; margin-right: 7px;
   repeat(auto-fill, minmax(min(100%, 390px), 1fr)); }
 .maps img { width: 100%; max-width: 460px; }
 .series { display: grid; gap: 10px 14px; align-items: start; margin: 10px 0 0;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 235px), 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 225px), 1fr)); }
 .series img { width: 100%; max-width: 330px; }
 .figures img { width: 100%; max-width: 620px; }
 @media (max-width: 640px) {

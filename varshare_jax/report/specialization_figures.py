@@ -23,7 +23,7 @@ def layer_map(title: str, values: np.ndarray, task_names: Sequence[str], layers:
     """Tasks × layers [M, L] as shades from 0 to `top`."""
     tasks, columns = values.shape
     with look():
-        figure = Figure(figsize=(1.9 + 0.34 * columns, 1.2 + 0.21 * tasks), layout="constrained")
+        figure = Figure(figsize=(1.9 + 0.2 * columns, 0.9 + 0.17 * tasks), layout="constrained")
         axes = figure.subplots()
         picture = axes.imshow(values, cmap="Blues", vmin=0.0, vmax=top, aspect="auto")
         axes.grid(False)
@@ -74,7 +74,7 @@ def _task_map(title: str, points: np.ndarray, shares: np.ndarray, labels: Sequen
         if len(points) > tasks:
             axes.plot(*points[tasks], "+", color=_GREY, markersize=13, markeredgewidth=1.6)
         _label(axes, points[:tasks], labels)
-        axes.margins(0.16)
+        axes.margins(0.26, 0.14)
         axes.set(title=title, xlabel=f"axis 1 ({shares[0]:.0%} of the variance)",
                  ylabel=f"axis 2 ({shares[1]:.0%})")
         axes.xaxis.set_major_locator(MaxNLocator(5))
