@@ -114,6 +114,16 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
     assert steps == [100, 200, 300, 400, 500, 600, 700, 800]
 
 
+def test_tensorboard_shows_series_of_pictures(tmp_path):
+    writer = RunWriter(tmp_path, ("a", "b"), 0, 0, True)
+    for step in (10, 20):
+        writer.image("specialization/kl", b"\x89PNG" + bytes([step]), step)
+    writer.close()
+    found = [(event.step, event.encoded_image_string)
+             for event in curves(tmp_path).Images("specialization/kl")]
+    assert found == [(10, b"\x89PNG\n"), (20, b"\x89PNG\x14")]
+
+
 def test_tensorboard_can_be_turned_off(tmp_path):
     write(tmp_path, [1], tensorboard=False)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["eval.jsonl", "train.jsonl"]

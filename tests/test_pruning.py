@@ -9,6 +9,7 @@ from conftest import quick_compile
 
 from varshare_jax import config as C
 from varshare_jax import methods, policies
+from varshare_jax.cli import prune
 from varshare_jax.errors import UserError
 from varshare_jax.learner import Learner
 from varshare_jax.methods import METHODS, MultiTaskNetwork
@@ -26,7 +27,11 @@ TASK = {"layer": Gaussian(MEANS, jnp.full((2, 3), rho_of(0.1)).at[:, 0].set(rho_
 def variables_of(method: str):
     network = MultiTaskNetwork(methods.make(C.replace(
         C.Config(method=method), {"network.hidden": (4,)}), 3), 2, Discrete(2))
-    return network, network.init(jax.random.key(0))
+    return zeros(jax.eval_shape(network.init, jax.random.key(0)))
+
+
+def zeros(shapes, *leading):
+    return jax.tree.map(lambda x: jnp.zeros((*leading, *x.shape), x.dtype), shapes)
 
 
 def test_magnitude_and_signal_to_noise_drop_different_residuals():
@@ -56,7 +61,7 @@ def test_sparse_vectors_come_back_and_cost_what_is_said(size, bytes_each):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_only_methods_with_a_residual_for_every_weight_have_residuals(method):
-    _, variables = variables_of(method)
+    variables = variables_of(method)
     has = residuals.mirrors(variables)
     assert has == (method in ("varshare", "l2_soft"))
     assert bool(residuals.relative_size(variables)) == has
@@ -96,6 +101,13 @@ def test_the_curve_holds_every_threshold_with_kept_shares_bytes_and_returns(prun
     assert all(lost <= 1.0 for lost in losses[:result["chosen"] + 1])
 
 
+def test_the_console_shows_every_threshold_and_task(pruned, capsys):
+    prune._print(pruned[1])
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("%" in line for line in lines) == len(KEPT) + 1 + 10
+    assert [line.endswith("<- chosen") for line in lines].count(True) == 1
+
+
 def test_what_the_file_plays_is_what_the_curve_says(pruned):
     folder, result = pruned
     with quick_compile():
@@ -122,7 +134,7 @@ def test_the_file_holds_the_shared_network_and_the_pruned_means(pruned):
     ("hard_sharing", "magnitude", "tasks of hard_sharing own no residual")])
 def test_what_cannot_be_pruned_is_named(tiny, monkeypatch, method, rule, words):
     problem = Learner.make(tiny(method=method, suite="cartpole")).problem
-    variables = jax.tree.map(lambda x: x[None], problem.network.init(jax.random.key(0)))
+    variables = zeros(jax.eval_shape(problem.network.init, jax.random.key(0)), 1)
     monkeypatch.setattr("varshare_jax.pruning.load",
                         lambda path: policies.Policy(problem, variables, None, 1))
     with pytest.raises(UserError, match=words):

@@ -12,7 +12,6 @@ import pytest
 from conftest import (
     PAIRS,
     SUITES,
-    arrays,
     assert_same_run,
     copy_of,
     error_line,
@@ -65,23 +64,6 @@ def test_a_finished_run_tells_how_alike_its_tasks_have_become(finished):
     np.testing.assert_allclose(np.diagonal(cosines, axis1=1, axis2=2), 1.0)
     summary = json.loads((run.folder / "summary.json").read_text())
     assert (summary["score_range"] is not None) == ("cartpole" in run.settings.suite)
-
-
-def test_a_finished_run_stores_what_its_posteriors_have_become(finished):
-    run = finished("varshare")
-    stored = json.loads((run.folder / "posterior.json").read_text())
-    gram = np.array(stored["gram"])
-    cosines = gram / np.sqrt(np.einsum("saa,sbb->sab", gram, gram))
-    np.testing.assert_allclose(
-        cosines, json.loads((run.folder / "similarity.json").read_text()), atol=1e-3)
-    assert stored["residual"]
-    own = {name: value for name, value in arrays(run.folder).items()
-           if name.startswith("variables.task.actor.0.") and name.endswith("rho")}
-    sigma = stored["sigma"]["actor_0"]
-    assert sum(sigma["counts"]) == sum(value.size for value in own.values()) > 0
-    spread = np.log1p(np.exp(np.concatenate([value.ravel() for value in own.values()])))
-    assert sigma["edges"][0] <= spread.min() <= spread.max() <= sigma["edges"][-1]
-    assert {"relative_mu/actor_0", "kl/actor_0"} <= rows(run.folder)[-1]["metrics"].keys()
 
 
 def damage_newest(folder: Path) -> None:

@@ -297,6 +297,13 @@ def test_a_map_of_layers_is_shaded_by_its_values():
     assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b"]
 
 
+def test_tensorboard_has_a_map_of_each_measure_that_was_logged():
+    row = {"kl/actor_0": SCORES, "relative_mu/actor_0": np.full((3, 3), np.nan), "return": SCORES}
+    (name, png), = specialization_figures.tensorboard_maps(row, TASKS)
+    assert name == "kl"
+    assert png.startswith(b"\x89PNG")
+
+
 POSTERIOR = {
     "gram": [[[1.0, 1.0, -1.0], [1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]]] * 3, "residual": True,
     "sigma": {"actor_0": {"edges": [0.01, 0.1, 1.0], "counts": [3, 1]}}}
