@@ -86,6 +86,7 @@ class VarShareConfig:
     learn_with: str = _field("sample", "weights in the loss", choices=("mean", "sample"))
     hold: str = _field("rollout", "how long an acting sample is held",
                        choices=("rollout", "episode", "step"))
+    draws: int = _field(1, "draws of the weights per minibatch, whose gradients are averaged")
     learn_sigma: bool = _field(True, "learn the posterior's standard deviations; else they stay "
                                      "at sigma_init")
     control: str = _field("fixed", "what steers beta and sigma_prior while training; see control.*",
@@ -311,8 +312,8 @@ class Config:
 _POSITIVE = (
     "num_seeds", "total_steps", "ppo.num_envs", "ppo.rollout_length", "ppo.epochs",
     "ppo.minibatches", "ppo.learning_rate", "ppo.adam_epsilon", "ppo.max_grad_norm", "ppo.clip",
-    "network.value_bound", "varshare.sigma_prior", "varshare.sigma_init", "control.every",
-    "control.gamma_up", "control.gamma_down", "control.sigma_min", "lora.rank",
+    "network.value_bound", "varshare.sigma_prior", "varshare.sigma_init", "varshare.draws",
+    "control.every", "control.gamma_up", "control.gamma_down", "control.sigma_min", "lora.rank",
     "trust_region.eta", "trust_region.target", "contextual.size",
     "paco.bases", "paco.loss_threshold", "soft_modularization.layers",
     "soft_modularization.modules", "gradients.cagrad_c", "run.log_every", "run.eval_every",

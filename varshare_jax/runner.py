@@ -325,7 +325,7 @@ def _stop_signals() -> Iterator[threading.Event]:
 
 
 def evaluate_run(folder: Path, *, episodes: int = 50, weights: str = "mean",
-                 seed: int = 1) -> dict[str, Any]:
+                 samples: int = 1, seed: int = 1) -> dict[str, Any]:
     """Plays the newest checkpoint of a run: scores [S][M] and what they were made with.
 
     Raises UserError where `folder` holds no run or no readable checkpoint.
@@ -346,12 +346,14 @@ def evaluate_run(folder: Path, *, episodes: int = 50, weights: str = "mean",
     @jax.jit
     @jax.vmap
     def play(variables, obs_stats, key):
-        return evaluate(problem, variables, obs_stats, key, episodes=episodes, weights=weights)
+        return evaluate(problem, variables, obs_stats, key, episodes=episodes, weights=weights,
+                        samples=samples)
 
     keys = jnp.stack([evaluation_key(seed, s) for s in range(len(config.members()))])
     played = jax.device_get(play(state.variables, state.obs_stats, keys))
-    scores = {"run": str(folder), "update": update, "weights": weights, "episodes": episodes,
-              "task_names": problem.suite.task_names, "return": played.total.mean(-1)}
+    scores = {"run": str(folder), "update": update, "weights": weights, "samples": samples,
+              "episodes": episodes, "task_names": problem.suite.task_names,
+              "return": played.total.mean(-1)}
     if problem.suite.has_success:
         scores["success"] = played.success.mean(-1)
     return plain(scores)

@@ -7,6 +7,7 @@ of a task are split into G groups and L = T·N/G samples of a group are shuffled
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -207,7 +208,7 @@ def _minibatch_step(problem: Problem, state: TrainState, batch: Batch, carry, x)
 def _gradients(problem: Problem, variables: Variables, batch: Batch, state: TrainState,
                key: jax.Array) -> tuple[Variables, Metrics]:
     """Each task's gradient of its own parameters, and one of the shared; metrics [M]."""
-    gradient = jax.grad(_loss, argnums=1, has_aux=True)
+    gradient = _over_draws(problem, jax.grad(_loss, argnums=1, has_aux=True))
     combiner, num_tasks = problem.network.method.combine, problem.suite.num_tasks
 
     def mean(grads: Variables, *names: str) -> Variables:
@@ -227,6 +228,20 @@ def _gradients(problem: Problem, variables: Variables, batch: Batch, state: Trai
     shared, conflicts = combine(combiner, grads["shared"], combine_key, state.scalars,
                                 problem.config.gradients.separately)
     return mean(grads, "prior") | {"shared": shared}, metrics | conflicts
+
+
+def _over_draws(problem: Problem, gradient: Callable) -> Callable:
+    """`gradient`, averaged over as many draws of the weights as the settings ask for."""
+    draws = problem.config.varshare.draws
+    if draws == 1 or not problem.network.method.learns_with_sample:
+        return gradient
+
+    def average(*arguments):
+        *others, key = arguments
+        each = jax.lax.map(lambda key: gradient(*others, key), jax.random.split(key, draws))
+        return jax.tree.map(lambda x: x.mean(0), each)
+
+    return average
 
 
 def _loss(problem: Problem, variables: Variables, batch: Batch, state: TrainState,

@@ -1,6 +1,6 @@
 """Plays a trained policy, per task, with the posterior mean or with sampled weights.
 
-    varshare-evaluate --run=runs/x --weights=mean --episodes=50
+    varshare-evaluate --run=runs/x --weights=sample --samples=5 --episodes=50
 
 Reads the newest checkpoint of the run, finished or not, and prints a table. --out writes the
 same as JSON.
@@ -25,10 +25,12 @@ def _main(argv: list[str]) -> None:
         raise _app.UserError("--run: name the folder of a run, such as runs/my_run")
     if flags.FLAGS.weights not in WEIGHTS:
         raise _app.unknown("--weights", flags.FLAGS.weights, WEIGHTS)
-    if flags.FLAGS.episodes < 1:
-        raise _app.UserError(f"--episodes={flags.FLAGS.episodes}: must be greater than 0")
+    for name in ("episodes", "samples"):
+        if (value := flags.FLAGS[name].value) < 1:
+            raise _app.UserError(f"--{name}={value}: must be greater than 0")
     scores = evaluate_run(Path(flags.FLAGS.run), episodes=flags.FLAGS.episodes,
-                          weights=flags.FLAGS.weights, seed=flags.FLAGS.eval_seed)
+                          weights=flags.FLAGS.weights, samples=flags.FLAGS.samples,
+                          seed=flags.FLAGS.eval_seed)
     _print(scores)
     if flags.FLAGS.out:
         write_json(Path(flags.FLAGS.out), scores)
@@ -36,7 +38,7 @@ def _main(argv: list[str]) -> None:
 
 def _print(scores: dict) -> None:
     """Mean over seeds with the deviation between them, and the success rate if there is one."""
-    print(json.dumps({k: scores[k] for k in ("run", "update", "weights", "episodes")}))
+    print(json.dumps({k: scores[k] for k in ("run", "update", "weights", "samples", "episodes")}))
     columns = [name for name in ("return", "success") if name in scores]
     print(f"{'task':<20}" + "".join(f"{name:>20}" for name in columns))
     rows = {name: np.asarray(scores[name], float) for name in columns}
@@ -50,6 +52,7 @@ def main() -> None:
     """Entry point of `varshare-evaluate`."""
     flags.DEFINE_string("run", "", "folder of the run to play")
     flags.DEFINE_string("weights", "mean", "weights to play with (mean | sample)")
+    flags.DEFINE_integer("samples", 1, "draws of the weights that act together in each episode")
     flags.DEFINE_integer("episodes", 50, "episodes per task and seed")
     flags.DEFINE_integer("eval_seed", 1, "seed of the episodes; training never uses it")
     flags.DEFINE_string("out", "", "file for the scores as JSON")
