@@ -1,5 +1,7 @@
 """Controllers of β and σ_prior: trajectories by hand, gradients, equilibria."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,8 @@ from varshare_jax.variational.diagnostics import diagnose
 from varshare_jax.variational.gaussian import Gaussian, is_gaussian, rho_of
 from varshare_jax.variational.medians import medians
 
+OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+jit = functools.partial(jax.jit, compiler_options=OPTIONS)
 M = 4
 LAYERS = ("first", "second")
 
@@ -35,7 +39,7 @@ def measured(update=1, total=100, ratio=0.0, gap=None):
 
 def stepper(controller, scalars):
     """Its update, compiled once: (state, number of the update, R_raw, Δ) -> state."""
-    return jax.jit(lambda state, update, ratio=0.0, gap=None: controller.update(
+    return jit(lambda state, update, ratio=0.0, gap=None: controller.update(
         state, measured(update, ratio=ratio, gap=gap), scalars))
 
 
@@ -47,10 +51,10 @@ def network(**overrides) -> MultiTaskNetwork:
 def start(net: MultiTaskNetwork):
     """Variables, with random means, the state of the controller, scalars."""
     scalars = {k: jnp.float32(v) for k, v in net.method.config.scalars().items()}
-    variables = net.init(jax.random.key(0))
+    variables = jit(net.init)(jax.random.key(0))
+    rng = np.random.default_rng(0)
     variables["task"] = jax.tree.map(
-        lambda q: q.replace(mean=0.1 * jax.random.normal(jax.random.key(q.mean.size),
-                                                         q.mean.shape)),
+        lambda q: q.replace(mean=jnp.float32(rng.normal(0, 0.1, q.mean.shape))),
         variables["task"], is_leaf=is_gaussian)
     if prior := net.method.init_prior(variables["task"], scalars):
         variables["prior"] = prior
@@ -144,8 +148,7 @@ def test_sigma_adaptive_maps_smoothed_gaps_to_bounded_scales():
     assert state["sigma_prior"].max() <= 0.3
 
 
-@pytest.mark.parametrize("update", [20, 21])
-def test_no_gradient_flows_through_the_update_of_sigma_prior(update):
+def test_no_gradient_flows_through_the_update_of_sigma_prior():
     """σ_prior after an update has no gradient, and the penalty's is as if it were a constant."""
     net = network(**{"varshare.control": "sigma_adaptive"})
     variables, control, scalars = start(net)
@@ -153,15 +156,15 @@ def test_no_gradient_flows_through_the_update_of_sigma_prior(update):
     def steered(variables):
         gap = sum(jnp.sum(jnp.square(q.mean), tuple(range(1, q.mean.ndim)))
                   for q in jax.tree.leaves(variables["task"], is_leaf=is_gaussian))
-        return net.method.steer(control, variables, measured(update, gap=gap), scalars)[0]
+        return net.method.steer(control, variables, measured(20, gap=gap), scalars)[0]
 
-    through = jax.grad(lambda v: jnp.sum(steered(v)["prior"]["sigma_prior"]))(variables)
-    assert all(not g.any() for g in jax.tree.leaves(through))
-    constant = steered(variables)
-    one, other = (jax.grad(lambda v, c=c: net.penalty(v, scalars, c(v))[0].sum())(variables)
+    through = jit(jax.grad(lambda v: jnp.sum(steered(v)["prior"]["sigma_prior"])))(variables)
+    assert all(not np.any(g) for g in jax.tree.leaves(through))
+    constant = jit(steered)(variables)
+    one, other = (jit(jax.grad(lambda v, c=c: net.penalty(v, scalars, c(v))[0].sum()))(variables)
                   for c in (steered, lambda v: constant))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
 def test_critic_gap_is_what_residuals_are_worth():
@@ -170,14 +173,15 @@ def test_critic_gap_is_what_residuals_are_worth():
                                     "ppo.rollout_length": 4, "ppo.minibatches": 1})
     problem = Learner.make(config).problem
     tasks = problem.suite.num_tasks
-    variables = problem.network.init(jax.random.key(0))
+    variables = jit(problem.network.init)(jax.random.key(0))
     bias = variables["task"]["critic_head"]["bias"]
     variables["task"]["critic_head"]["bias"] = bias.replace(
         mean=jnp.arange(tasks, dtype=jnp.float32)[:, None])
-    obs = jax.random.normal(jax.random.key(1), (tasks, 2, 3, problem.suite.observation_size))
-    value = problem.network.value(variables, obs)
+    shape = tasks, 2, 3, problem.suite.observation_size
+    obs = jnp.float32(np.random.default_rng(0).normal(size=shape))
+    value = jit(problem.network.value)(variables, obs)
     batch = ppo.Batch(obs, None, None, None, None, value)
-    gap = ppo.critic_gap(problem, variables, batch)
+    gap = jit(functools.partial(ppo.critic_gap, problem))(variables, batch)
     np.testing.assert_allclose(gap, np.arange(tasks) ** 2, rtol=1e-4, atol=1e-5)
 
 
@@ -194,11 +198,12 @@ def test_sigma_prior_is_used_in_both_places_of_the_kl(control):
         learned = dict.fromkeys(variables["prior"], jnp.log(std))
         return net.penalty(variables | {"prior": learned}, scalars, state)[1]["kl"].sum()
 
-    posteriors = jax.tree.leaves(variables["task"], is_leaf=is_gaussian)
+    moments = [np.square(q.std) + np.square(q.mean)
+               for q in jax.tree.leaves(variables["task"], is_leaf=is_gaussian)]
+    slope = jit(jax.grad(kl))
     for std in (0.01, 0.1, 1.0):
-        expected = sum(np.sum(1 / std - (np.square(q.std) + np.square(q.mean)) / std**3)
-                       for q in posteriors)
-        np.testing.assert_allclose(jax.grad(kl)(std), expected, rtol=1e-3)
+        expected = sum(np.sum(1 / std - moment / std**3) for moment in moments)
+        np.testing.assert_allclose(slope(std), expected, rtol=1e-3)
 
 
 @pytest.mark.parametrize("detach", [False, True])
@@ -217,7 +222,7 @@ def test_empirical_bayes_settles_at_the_second_moment(detach):
         return optax.apply_updates(prior, updates), moments
 
     prior = variables["prior"]
-    found, _ = jax.jit(lambda p: jax.lax.fori_loop(0, 300, step, (p, optimizer.init(p))))(prior)
+    found, _ = jit(lambda p: jax.lax.fori_loop(0, 300, step, (p, optimizer.init(p))))(prior)
     for layer, log_std in found.items():
         side, _, name = layer.rpartition("_")
         node = variables["task"].get(layer) or variables["task"][side][name]
@@ -233,7 +238,7 @@ def test_empirical_bayes_spring_and_start():
     variables, state, scalars = start(net)
     assert all(np.isclose(v, np.log(0.1)) for v in variables["prior"].values())
     moved = variables | {"prior": jax.tree.map(lambda v: v + 2.0, variables["prior"])}
-    cost, metrics = net.penalty(moved, scalars, state)
+    cost, metrics = jit(net.penalty)(moved, scalars, state)
     np.testing.assert_allclose(cost, 1e-3 * 4 * len(moved["prior"]), rtol=1e-4)
     np.testing.assert_allclose(metrics["hyperprior"], cost, rtol=1e-5)
 
@@ -243,21 +248,22 @@ def test_medians_are_exact():
     x = {"odd": rng.lognormal(size=(3, 7)), "even": rng.lognormal(size=(2, 10)),
          "ties": np.float32([[0, 0, 0, 1], [2, 2, 1, 1]]), "one": np.float32([[5.0]])}
     x = {name: np.float32(value) for name, value in x.items()}
-    found = medians(jax.tree.map(jnp.asarray, x))
+    found = jit(medians)(x)
     for name, value in x.items():
         np.testing.assert_allclose(found[name], np.median(value, -1), rtol=1e-6)
 
 
 def test_medians_of_many_come_close():
     x = np.abs(np.random.default_rng(0).normal(size=(4, 2**17))).astype(np.float32)
-    np.testing.assert_allclose(medians(jnp.asarray(x)), np.median(x, -1), rtol=0.02)
+    np.testing.assert_allclose(jit(medians)(x), np.median(x, -1), rtol=0.02)
 
 
 def test_diagnosis_by_hand():
     """Noise-to-weight ratio over all tasks; the rest task by task."""
     rho = rho_of(jnp.array([[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]]))
     q = Gaussian(jnp.array([[-1.0, 2.0, -3.0], [0.0, 0.0, 9.0]]), rho)
-    found = diagnose({"layer": {"kernel": q}}, {"layer": {"kernel": jnp.array([-2.0, 1.0, 8.0])}})
+    theta = jnp.array([-2.0, 1.0, 8.0])
+    found = jit(diagnose)({"layer": {"kernel": q}}, {"layer": {"kernel": theta}})
     np.testing.assert_allclose(found["sigma_median"], [2.0, 6.0], rtol=1e-5)
     np.testing.assert_allclose(found["abs_mu_median"], [2.0, 0.0])
     np.testing.assert_allclose(found["log_sigma"][0], np.log(6) / 3, rtol=1e-5)

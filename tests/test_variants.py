@@ -1,5 +1,7 @@
 """VarShare's variants: low rank, horseshoe, trust region, recentring, draws, frozen σ."""
 
+import functools
+
 import distrax
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,8 @@ from varshare_jax.types import Discrete
 from varshare_jax.variational.control import Measured
 from varshare_jax.variational.gaussian import is_gaussian, kl_divergence, rho_of
 
+OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+jit = functools.partial(jax.jit, compiler_options=OPTIONS)
 M, D = 3, 5
 CONFIG = C.replace(C.Config(), {"network.hidden": (6, 6), "lora.rank": 2})
 SCALARS = {k: jnp.float32(v) for k, v in CONFIG.scalars().items()}
@@ -29,20 +33,27 @@ def network(method="varshare", **overrides) -> MultiTaskNetwork:
     return MultiTaskNetwork(methods.make(config, M), D, Discrete(2))
 
 
+def start(net):
+    return jit(net.init)(jax.random.key(0))
+
+
+def observations():
+    return jnp.float32(np.random.default_rng(1).normal(size=(M, 4, D)))
+
+
 def with_noise(tree, scale=0.3):
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(jax.random.key(7), len(leaves))
-    return jax.tree.unflatten(structure, [x + scale * jax.random.normal(k, x.shape)
-                                          for x, k in zip(leaves, keys, strict=True)])
+    rng = np.random.default_rng(7)
+    return jax.tree.map(lambda x: x + jnp.float32(scale * rng.normal(size=x.shape)), tree)
 
 
 @pytest.mark.parametrize("method", ["varshare_lora", "varshare_horseshoe"])
 def test_residuals_have_the_moments_of_what_is_drawn(method):
     """φ = B A and φ = s φ̃: closed-form mean and variance against 20 000 draws."""
     net = network(method, **{"varshare.sigma_init": 0.3})
-    task = jax.tree.map(lambda x: x[0], with_noise(net.init(jax.random.key(0))["task"]))
-    zero = jax.tree.map(jnp.zeros_like, net.init(jax.random.key(0))["shared"])
-    draw = jax.jit(jax.vmap(lambda key: net.method.compose(
+    variables = with_noise(start(net))
+    task = jax.tree.map(lambda x: x[0], variables["task"])
+    zero = jax.tree.map(jnp.zeros_like, variables["shared"])
+    draw = jit(jax.vmap(lambda key: net.method.compose(
         zero, net.method.sample(task, key), 0)["actor"]["1"]["kernel"]))
     drawn = draw(jax.random.split(jax.random.key(1), 20_000))
     expected = net.method.residual(task)["actor"]["1"]["kernel"]
@@ -54,21 +65,22 @@ def test_residuals_have_the_moments_of_what_is_drawn(method):
                                     "varshare_trust_region"])
 def test_every_task_starts_as_the_shared_network(method):
     net = network(method)
-    variables = net.init(jax.random.key(0))
-    obs = jnp.broadcast_to(jax.random.normal(jax.random.key(1), (1, 4, D)), (M, 4, D))
-    value = net.value(variables, obs)
-    np.testing.assert_allclose(value, net.value(net.without_residuals(variables), obs), atol=1e-6)
+    variables = start(net)
+    obs = jnp.broadcast_to(observations()[0], (M, 4, D))
+    play = jit(net.value)
+    value = play(variables, obs)
+    np.testing.assert_allclose(value, play(net.without_residuals(variables), obs), atol=1e-6)
     np.testing.assert_allclose(value, np.broadcast_to(value[0], value.shape), atol=1e-6)
 
 
 def test_low_rank_factors_both_learn():
     """At the start the mean of `up` has a gradient; once it has moved so has that of `down`."""
     net = network("varshare_lora")
-    variables = net.init(jax.random.key(0))
-    obs = jax.random.normal(jax.random.key(1), (M, 4, D))
+    variables = start(net)
+    obs = observations()
 
     def slope(variables):
-        grads = jax.grad(lambda v: jnp.sum(net.value(v, obs) ** 2))(variables)
+        grads = jit(jax.grad(lambda v: jnp.sum(net.value(v, obs) ** 2)))(variables)
         return grads["task"]["critic"]["1"]["kernel"]
 
     assert np.abs(slope(variables).up.mean).max() > 0
@@ -112,13 +124,14 @@ def test_product_of_the_two_scales_is_half_cauchy():
 
 def test_trust_region_pays_for_moving_and_nothing_else():
     net = network("varshare_trust_region", **{"varshare.beta": 0.0})
-    variables = net.init(jax.random.key(0))
+    variables = start(net)
     scalars = SCALARS | {"varshare.beta": jnp.float32(0), "trust_region.eta": jnp.float32(2)}
     control = net.method.init_control(variables["task"], scalars)
-    cost, metrics = net.penalty(variables, scalars, control)
+    pay = jit(net.penalty)
+    cost, metrics = pay(variables, scalars, control)
     np.testing.assert_allclose(cost, 0.0, atol=1e-6)
     moved = variables | {"task": with_noise(variables["task"], 0.1)}
-    cost, metrics = net.penalty(moved, scalars, control)
+    cost, metrics = pay(moved, scalars, control)
     pairs = zip(*(jax.tree.leaves(v["task"], is_leaf=is_gaussian) for v in (moved, variables)),
                 strict=True)
     kls = [distrax.Normal(q.mean, q.std).kl_divergence(distrax.Normal(old.mean, old.std))
@@ -132,37 +145,38 @@ def test_trust_region_pays_for_moving_and_nothing_else():
 def test_trust_region_adapts_each_tasks_eta_and_takes_the_new_posterior():
     """ε = 0.05: 0.2 is above 1.5 ε, 0.05 within, 0.01 below ε / 1.5."""
     net = network("varshare_trust_region")
-    variables = net.init(jax.random.key(0))
+    variables = start(net)
     control = net.method.init_control(variables["task"], SCALARS)
     moved = variables | {"task": with_noise(variables["task"])}
     measured = Measured(jnp.int32(1), 10, {"trust_kl": jnp.array([0.2, 0.05, 0.01])}, None)
-    after, _ = net.method.steer(control, moved, measured, SCALARS)
+    steer = jit(lambda control: net.method.steer(control, moved, measured, SCALARS)[0])
+    after = steer(control)
     np.testing.assert_allclose(after["eta"], [1.5, 1.0, 1 / 1.5], rtol=1e-6)
     for a, b in zip(jax.tree.leaves(after["task"]), jax.tree.leaves(moved["task"]), strict=True):
         np.testing.assert_array_equal(a, b)
     for _ in range(30):
-        after, _ = net.method.steer(after, moved, measured, SCALARS)
+        after = steer(after)
     np.testing.assert_allclose(after["eta"], [1e3, 1.0, 1e-3], rtol=1e-5)
 
 
 def test_recentring_by_a_common_shift_changes_no_tasks_function():
     net = network(**{"varshare.recenter": "shift"})
-    variables = with_noise(net.init(jax.random.key(0)))
-    obs = jax.random.normal(jax.random.key(1), (M, 4, D))
+    variables = with_noise(start(net))
+    obs = observations()
     scalars = SCALARS | {"varshare.recenter_rate": jnp.float32(1.0)}
     after = net.method.after_update(variables, None, scalars, None)
-    np.testing.assert_allclose(net.policy(after, obs).logits, net.policy(variables, obs).logits,
-                               rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(net.value(after, obs), net.value(variables, obs),
-                               rtol=1e-5, atol=1e-6)
+    logits, value = jit(lambda v: net.policy(v, obs).logits), jit(lambda v: net.value(v, obs))
+    for outputs in (logits, value):
+        np.testing.assert_allclose(outputs(after), outputs(variables), atol=1e-6)
     for q in jax.tree.leaves(after["task"], is_leaf=is_gaussian):
         np.testing.assert_allclose(q.mean.mean(0), 0.0, atol=1e-6)
-    assert net.penalty(after, scalars)[0].sum() < net.penalty(variables, scalars)[0].sum()
+    cost = jit(lambda v: net.penalty(v, scalars)[0].sum())
+    assert cost(after) < cost(variables)
 
 
 def test_recentring_as_in_the_notes_moves_tasks_towards_their_mean():
     net = network(**{"varshare.recenter": "literal"})
-    variables = with_noise(net.init(jax.random.key(0)))
+    variables = with_noise(start(net))
     scalars = SCALARS | {"varshare.recenter_rate": jnp.float32(0.25)}
     after = net.method.after_update(variables, None, scalars, None)
     mu, theta = (v["critic"]["1"]["kernel"] for v in (variables["task"], variables["shared"]))
@@ -184,14 +198,14 @@ def test_what_does_not_go_together_is_refused(method, flag, value):
 
 def test_sigma_that_is_not_learned_has_no_gradient():
     net = network(**{"varshare.learn_sigma": False})
-    variables = with_noise(net.init(jax.random.key(0)))
-    obs = jax.random.normal(jax.random.key(1), (M, 4, D))
+    variables = with_noise(start(net))
+    obs = observations()
 
     def loss(variables):
         drawn = net.sample(variables, jax.random.key(2))
         return jnp.sum(net.value(drawn, obs) ** 2) + net.penalty(variables, SCALARS)[0].sum()
 
-    for q in jax.tree.leaves(jax.grad(loss)(variables)["task"], is_leaf=is_gaussian):
+    for q in jax.tree.leaves(jit(jax.grad(loss))(variables)["task"], is_leaf=is_gaussian):
         assert np.abs(q.mean).max() > 0
         np.testing.assert_array_equal(q.rho, 0)
 
@@ -214,6 +228,6 @@ def test_several_policies_act_by_their_mean():
 
 
 def test_kl_between_gaussians_equals_distrax():
-    q = network().init(jax.random.key(0))["task"]["actor"]["0"]["kernel"]
+    q = start(network())["task"]["actor"]["0"]["kernel"]
     expected = distrax.Normal(q.mean, q.std).kl_divergence(distrax.Normal(0.3, 0.2))
     np.testing.assert_allclose(kl_divergence(q, 0.2, 0.3), expected, rtol=1e-4)
