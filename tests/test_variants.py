@@ -33,8 +33,10 @@ def network(method="varshare", **overrides) -> MultiTaskNetwork:
     return MultiTaskNetwork(methods.make(config, M), D, Discrete(2))
 
 
-def start(net):
-    return jit(net.init)(jax.random.key(0))
+@functools.cache
+def start(method="varshare"):
+    """Variables of a new network; not to be changed."""
+    return jit(network(method).init)(jax.random.key(0))
 
 
 def observations():
@@ -48,24 +50,25 @@ def with_noise(tree, scale=0.3):
 
 @pytest.mark.parametrize("method", ["varshare_lora", "varshare_horseshoe"])
 def test_residuals_have_the_moments_of_what_is_drawn(method):
-    """φ = B A and φ = s φ̃: closed-form mean and variance against 20 000 draws."""
-    net = network(method, **{"varshare.sigma_init": 0.3})
-    variables = with_noise(start(net))
+    """φ = B A and φ = s φ̃: closed-form mean and variance against 4000 draws."""
+    net = network(method)
+    variables = with_noise(start(method))
+    variables["task"] = jax.tree.map(lambda q: q.replace(rho=jnp.full_like(q.rho, rho_of(0.3))),
+                                     variables["task"], is_leaf=is_gaussian)
     task = jax.tree.map(lambda x: x[0], variables["task"])
     zero = jax.tree.map(jnp.zeros_like, variables["shared"])
     draw = jit(jax.vmap(lambda key: net.method.compose(
         zero, net.method.sample(task, key), 0)["actor"]["1"]["kernel"]))
-    drawn = draw(jax.random.split(jax.random.key(1), 20_000))
+    drawn = draw(jax.random.split(jax.random.key(1), 4000))
     expected = net.method.residual(task)["actor"]["1"]["kernel"]
-    np.testing.assert_allclose(drawn.mean(0), expected.mean, atol=0.03)
-    np.testing.assert_allclose(drawn.std(0), expected.std, rtol=0.08)
+    np.testing.assert_allclose(drawn.mean(0), expected.mean, atol=0.06)
+    np.testing.assert_allclose(drawn.std(0), expected.std, rtol=0.15)
 
 
 @pytest.mark.parametrize("method", ["varshare_lora", "varshare_horseshoe",
                                     "varshare_trust_region"])
 def test_every_task_starts_as_the_shared_network(method):
-    net = network(method)
-    variables = start(net)
+    net, variables = network(method), start(method)
     obs = jnp.broadcast_to(observations()[0], (M, 4, D))
     play = jit(net.value)
     value = play(variables, obs)
@@ -76,7 +79,7 @@ def test_every_task_starts_as_the_shared_network(method):
 def test_low_rank_factors_both_learn():
     """At the start the mean of `up` has a gradient; once it has moved so has that of `down`."""
     net = network("varshare_lora")
-    variables = start(net)
+    variables = start("varshare_lora")
     obs = observations()
 
     def slope(variables):
@@ -124,7 +127,7 @@ def test_product_of_the_two_scales_is_half_cauchy():
 
 def test_trust_region_pays_for_moving_and_nothing_else():
     net = network("varshare_trust_region", **{"varshare.beta": 0.0})
-    variables = start(net)
+    variables = start("varshare_trust_region")
     scalars = SCALARS | {"varshare.beta": jnp.float32(0), "trust_region.eta": jnp.float32(2)}
     control = net.method.init_control(variables["task"], scalars)
     pay = jit(net.penalty)
@@ -145,7 +148,7 @@ def test_trust_region_pays_for_moving_and_nothing_else():
 def test_trust_region_adapts_each_tasks_eta_and_takes_the_new_posterior():
     """ε = 0.05: 0.2 is above 1.5 ε, 0.05 within, 0.01 below ε / 1.5."""
     net = network("varshare_trust_region")
-    variables = start(net)
+    variables = start("varshare_trust_region")
     control = net.method.init_control(variables["task"], SCALARS)
     moved = variables | {"task": with_noise(variables["task"])}
     measured = Measured(jnp.int32(1), 10, {"trust_kl": jnp.array([0.2, 0.05, 0.01])}, None)
@@ -161,7 +164,7 @@ def test_trust_region_adapts_each_tasks_eta_and_takes_the_new_posterior():
 
 def test_recentring_by_a_common_shift_changes_no_tasks_function():
     net = network(**{"varshare.recenter": "shift"})
-    variables = with_noise(start(net))
+    variables = with_noise(start())
     obs = observations()
     scalars = SCALARS | {"varshare.recenter_rate": jnp.float32(1.0)}
     after = net.method.after_update(variables, None, scalars, None)
@@ -176,7 +179,7 @@ def test_recentring_by_a_common_shift_changes_no_tasks_function():
 
 def test_recentring_as_in_the_notes_moves_tasks_towards_their_mean():
     net = network(**{"varshare.recenter": "literal"})
-    variables = with_noise(start(net))
+    variables = with_noise(start())
     scalars = SCALARS | {"varshare.recenter_rate": jnp.float32(0.25)}
     after = net.method.after_update(variables, None, scalars, None)
     mu, theta = (v["critic"]["1"]["kernel"] for v in (variables["task"], variables["shared"]))
@@ -198,7 +201,7 @@ def test_what_does_not_go_together_is_refused(method, flag, value):
 
 def test_sigma_that_is_not_learned_has_no_gradient():
     net = network(**{"varshare.learn_sigma": False})
-    variables = with_noise(start(net))
+    variables = with_noise(start())
     obs = observations()
 
     def loss(variables):
@@ -228,6 +231,6 @@ def test_several_policies_act_by_their_mean():
 
 
 def test_kl_between_gaussians_equals_distrax():
-    q = start(network())["task"]["actor"]["0"]["kernel"]
+    q = start()["task"]["actor"]["0"]["kernel"]
     expected = distrax.Normal(q.mean, q.std).kl_divergence(distrax.Normal(0.3, 0.2))
     np.testing.assert_allclose(kl_divergence(q, 0.2, 0.3), expected, rtol=1e-4)
