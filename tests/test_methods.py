@@ -21,7 +21,8 @@ ALL = sorted(METHODS)
 
 
 def network(method: str, space="discrete", **overrides) -> MultiTaskNetwork:
-    config = C.replace(C.Config(method=method), {"network.hidden": (8, 8), **overrides})
+    config = C.replace(C.Config(method=method), {"network.hidden": (8, 8), "lora.rank": 2,
+                                                **overrides})
     return MultiTaskNetwork(methods.make(config, M), D, SPACES[space])
 
 
@@ -122,7 +123,7 @@ def test_parameter_counts(method):
         "paco": (5 * plain + 5, plain, 5 * plain + M * 5),
         "soft_modularization": (soft + 16, soft + 16, soft + M * 16),
     }
-    net = network(method, **{"contextual.size": M, "lora.rank": 2})
+    net = network(method, **{"contextual.size": M})
     counts = net.num_parameters(net.init(jax.random.key(0)))
     assert (counts["active"], counts["merged"], counts["stored"]) == expected[method]
 
