@@ -21,7 +21,8 @@ ALL = sorted(METHODS)
 
 
 def network(method: str, space="discrete", **overrides) -> MultiTaskNetwork:
-    config = C.replace(C.Config(method=method), {"network.hidden": (8, 8), **overrides})
+    config = C.replace(C.Config(method=method), {"network.hidden": (8, 8), "lora.rank": 2,
+                                                **overrides})
     return MultiTaskNetwork(methods.make(config, M), D, SPACES[space])
 
 
@@ -103,6 +104,9 @@ def test_parameter_counts(method):
     plain, context = trunk + heads, 2 * 8 * M  # rows of a one-hot or of an embedding of size M
     router = 2 * (2 * 72 + (8 * 4 + 4) + (4 * 8 + 8) + (8 * 2 + 2))  # g, modules' weights
     modules = 2 * 2 * 2 * 72  # sides × layers × modules, each 8 × 8 and a bias
+    # μ and ρ of rank-2 factors of the 8 × 8, 5 × 8 and 8 × 4 kernels, of all else one by one
+    lora = 2 * (2 * 2 * (8 + 8) + 2 * 2 * (5 + 8) + 2 * (8 + 4) + 4 * 8 + 4 + 8 + 1)
+    scales = 2 * 2 * (2 * 2 * 8 + 4 + 1)  # μ and ρ of s_a and s_b for every unit
     soft = plain + router - 2 * 72 + modules
     expected = {
         "independent": (plain, plain, M * plain),
@@ -113,6 +117,9 @@ def test_parameter_counts(method):
         "varshare": (3 * plain, plain, (1 + 2 * M) * plain),
         "one_hot": (plain + context, plain, plain + context),
         "contextual": (plain + context + M, plain, plain + context + M * M),
+        "varshare_trust_region": (3 * plain, plain, (1 + 2 * M) * plain),
+        "varshare_lora": (plain + lora, plain, plain + M * lora),
+        "varshare_horseshoe": (3 * plain + scales, plain, plain + M * (2 * plain + scales)),
         "paco": (5 * plain + 5, plain, 5 * plain + M * 5),
         "soft_modularization": (soft + 16, soft + 16, soft + M * 16),
     }

@@ -86,6 +86,64 @@ class VarShareConfig:
     learn_with: str = _field("sample", "weights in the loss", choices=("mean", "sample"))
     hold: str = _field("rollout", "how long an acting sample is held",
                        choices=("rollout", "episode", "step"))
+    draws: int = _field(1, "draws of the weights per minibatch, whose gradients are averaged")
+    learn_sigma: bool = _field(True, "learn the posterior's standard deviations; else they stay "
+                                     "at sigma_init")
+    control: str = _field("fixed", "what steers beta and sigma_prior while training; see control.*",
+                          choices=("fixed", "annealed", "triggered", "sigma_adaptive",
+                                   "empirical_bayes"))
+    recenter: str = _field("none", "move task means to the shared weights after every update: one "
+                                   "shift for all, which no task's function notices, or each its "
+                                   "own, as in the legacy notes",
+                           choices=("none", "shift", "literal"))
+    recenter_rate: float = _field(0.1, "share α of the means that moves", traced=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class ControlConfig:
+    """Controllers of β and σ_prior (docs/kl_prior.md)."""
+
+    warmup: float = _field(0.1, "annealed: fraction of training in which β rises from 0",
+                           traced=True)
+    ramp: float = _field(0.8, "annealed: fraction of training after which β rises again",
+                         traced=True)
+    ramp_factor: float = _field(2.0, "annealed: the last β over the one held", traced=True)
+    every: int = _field(20, "triggered, sigma_adaptive: updates between decisions (K)")
+    ema: float = _field(0.05, "triggered, sigma_adaptive: weight α of a new measurement",
+                        traced=True)
+    ratio_min: float = _field(0.05, "triggered: β falls while noise over weight is below",
+                              traced=True)
+    ratio_max: float = _field(0.2, "triggered: β rises while noise over weight is above",
+                              traced=True)
+    gamma_up: float = _field(1.1, "triggered: factor by which β rises", traced=True)
+    gamma_down: float = _field(1.1, "triggered: divisor by which β falls", traced=True)
+    beta_min: float = _field(1e-4, "triggered: least β", traced=True)
+    beta_max: float = _field(100.0, "triggered: greatest β", traced=True)
+    sigma_min: float = _field(0.01, "sigma_adaptive: lower bound of σ_prior", traced=True)
+    sigma_max: float = _field(0.3, "sigma_adaptive: upper bound of σ_prior", traced=True)
+    kappa: float = _field(1.0, "sigma_adaptive: steepness κ of the map from z to σ_prior²",
+                          traced=True)
+    hyperprior: float = _field(1e-3, "empirical_bayes: strength λ of the spring that ties log "
+                                     "σ_prior to its start", traced=True)
+    rate: float = _field(0.1, "empirical_bayes: log σ_prior's learning rate over all others'",
+                         traced=True)
+    detach_sigma: bool = _field(False, "empirical_bayes: σ_prior follows the means alone, not the "
+                                       "posterior's σ")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRAConfig:
+    """Low-rank residuals."""
+
+    rank: int = _field(4, "rank r of each kernel's residual")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrustRegionConfig:
+    """Trust region around the posterior that an update starts from."""
+
+    eta: float = _field(1.0, "weight η at the start; it adapts for each task", traced=True)
+    target: float = _field(0.05, "KL ε to keep to in an update, nats per parameter", traced=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +235,9 @@ class Config:
     ppo: PPOConfig = dataclasses.field(default_factory=PPOConfig)
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     varshare: VarShareConfig = dataclasses.field(default_factory=VarShareConfig)
+    control: ControlConfig = dataclasses.field(default_factory=ControlConfig)
+    lora: LoRAConfig = dataclasses.field(default_factory=LoRAConfig)
+    trust_region: TrustRegionConfig = dataclasses.field(default_factory=TrustRegionConfig)
     l2_soft: L2SoftConfig = dataclasses.field(default_factory=L2SoftConfig)
     contextual: ContextualConfig = dataclasses.field(default_factory=ContextualConfig)
     paco: PaCoConfig = dataclasses.field(default_factory=PaCoConfig)
@@ -235,6 +296,9 @@ class Config:
         for name in _UNIT:
             if not 0 <= (value := get(self, name)) <= 1:
                 raise UserError(f"--{name}={value}: must lie in [0, 1]")
+        for low, high in _ORDERED:
+            if (value := get(self, low)) > (bound := get(self, high)):
+                raise UserError(f"--{low}={value}: must not exceed --{high}={bound}")
         if self.seed + self.num_seeds > 2**31:
             raise UserError(f"--seed={self.seed}: seed + num_seeds must stay below 2147483648")
         if not self.network.hidden or min(self.network.hidden) <= 0:
@@ -261,15 +325,21 @@ class Config:
 _POSITIVE = (
     "num_seeds", "total_steps", "ppo.num_envs", "ppo.rollout_length", "ppo.epochs",
     "ppo.minibatches", "ppo.learning_rate", "ppo.adam_epsilon", "ppo.max_grad_norm", "ppo.clip",
-    "network.value_bound", "varshare.sigma_prior", "varshare.sigma_init", "contextual.size",
+    "network.value_bound", "varshare.sigma_prior", "varshare.sigma_init", "varshare.draws",
+    "control.every", "control.gamma_up", "control.gamma_down", "control.sigma_min", "lora.rank",
+    "trust_region.eta", "trust_region.target", "contextual.size",
     "paco.bases", "paco.loss_threshold", "soft_modularization.layers",
     "soft_modularization.modules", "gradients.cagrad_c", "run.log_every", "run.eval_every",
     "run.eval_episodes", "run.final_eval_episodes", "run.checkpoint_every",
     "run.keep_checkpoints", "metaworld.horizon")
 _NOT_NEGATIVE = (
     "seed", "ppo.value_coefficient", "ppo.entropy_coefficient", "ppo.target_kl", "varshare.beta",
-    "l2_soft.penalty", "run.devices")
-_UNIT = ("ppo.discount", "ppo.gae_lambda", "ppo.popart_rate")
+    "control.ratio_min", "control.beta_min", "control.ramp_factor", "control.kappa",
+    "control.hyperprior", "control.rate", "l2_soft.penalty", "run.devices")
+_UNIT = ("ppo.discount", "ppo.gae_lambda", "ppo.popart_rate", "varshare.recenter_rate",
+         "control.warmup", "control.ramp", "control.ema")
+_ORDERED = (("control.warmup", "control.ramp"), ("control.ratio_min", "control.ratio_max"),
+            ("control.beta_min", "control.beta_max"), ("control.sigma_min", "control.sigma_max"))
 
 
 def _parse_sweep(text: str, traced: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
@@ -385,6 +455,9 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield prefix + name, value
 
 
+_KL_PRIOR = {"method": "varshare", "varshare.act_with": "mean", "varshare.learn_with": "sample",
+             "varshare.beta": 1.0, "varshare.sigma_prior": 0.1, "varshare.control": "fixed"}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {
         "total_steps": 20_000, "ppo.num_envs": 4, "ppo.rollout_length": 32, "run.log_every": 2,
@@ -414,6 +487,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ppo.num_envs": 1024, "ppo.rollout_length": 32, "ppo.minibatches": 8,
         "network.hidden": (256, 128, 64), "run.log_every": 10,
     },
+    "varshare_control": _KL_PRIOR,
+    "varshare_sigma001": _KL_PRIOR | {"varshare.sigma_prior": 0.01},
+    "varshare_unit_prior": _KL_PRIOR | {"varshare.sigma_prior": 1.0},
+    "varshare_beta_annealed": _KL_PRIOR | {"varshare.control": "annealed"},
+    "varshare_beta_triggered": _KL_PRIOR | {"varshare.control": "triggered"},
+    "varshare_sigma_adaptive": _KL_PRIOR | {"varshare.control": "sigma_adaptive"},
+    "varshare_empirical_bayes": _KL_PRIOR | {"varshare.control": "empirical_bayes"},
 }
 """Named bundles of overrides: applied in the order given, before single flags."""
 

@@ -2,8 +2,9 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import distrax
 import jax
 import jax.numpy as jnp
 
@@ -29,28 +30,31 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(problem: Problem, variables: Variables, obs_stats: RunningStats, key: jax.Array, *,
-             episodes: int, weights: str = "mean") -> Evaluation:
+             episodes: int, weights: str = "mean", samples: int = 1) -> Evaluation:
     """E = `episodes` whole episodes of every task, for one seed.
 
-    `weights`: the posterior mean, or a draw of its own for each episode. Episodes use the
-    policy's mode, the statistics of training stay fixed. Success means at any step.
+    `weights`: the posterior mean, or `samples` draws of its own for each episode, which act by
+    `consensus`. Episodes use the policy's mode, the statistics of training stay fixed. Success
+    means at any step.
     """
     reset_key, weights_key, step_key = jax.random.split(key, 3)
     shape = problem.suite.num_tasks, episodes
     network = problem.network
-    act = network.policy
     if weights == "sample":
-        variables = sample_per_env(network, variables, jax.random.split(weights_key, shape))
+        draw = functools.partial(sample_per_env, network, variables)
+        draws = jax.lax.map(draw, jax.random.split(weights_key, (samples, *shape)))
 
-        def act(variables, obs):
-            return policy_per_env(network, variables, obs)
+    def act(obs):
+        if weights == "mean":
+            return network.policy(variables, obs).mode()
+        return consensus(jax.vmap(lambda drawn: policy_per_env(network, drawn, obs))(draws))
 
     def unfinished(carry):
         return jnp.any(~carry[3]) & (carry[4] < problem.suite.horizon)
 
     def step(carry):
         env_state, obs, episode, done, count = carry
-        action = act(variables, observe(problem, obs_stats, obs)).mode()
+        action = act(observe(problem, obs_stats, obs))
         step_keys = jax.random.split(jax.random.fold_in(step_key, count), shape)
         env_state, out = problem.suite.step(step_keys, env_state, action)
         advanced = advance_episode(episode, out, jnp.zeros_like(done))
@@ -61,6 +65,16 @@ def evaluate(problem: Problem, variables: Variables, obs_stats: RunningStats, ke
     start = env_state, obs, initial_episode(*shape), jnp.zeros(shape, bool), 0
     _, _, episode, _, _ = jax.lax.while_loop(unfinished, step, start)
     return Evaluation(episode.total, episode.success)
+
+
+def consensus(policy: distrax.Distribution) -> jax.Array:
+    """The action of several policies, batch shape [K, ...], together.
+
+    The most likely under the mean of their probabilities, or the mean of continuous actions.
+    """
+    if isinstance(policy, distrax.Categorical):
+        return policy.probs.mean(0).argmax(-1)
+    return policy.mean().mean(0)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -77,16 +91,15 @@ def act(problem: Problem, variables: Variables, obs_stats: RunningStats, task: j
 
 
 def evaluate_seeds(problem: Problem, variables: Variables, obs_stats: RunningStats,
-                   keys: jax.Array, *, episodes: int, weights: str = "mean") -> Evaluation:
-    """`evaluate` of S seeds at once: keys [S] -> leaves [S, M, E]."""
-    return jax.vmap(lambda *seed: evaluate(problem, *seed, episodes=episodes, weights=weights))(
-        variables, obs_stats, keys)
+                   keys: jax.Array, **options: Any) -> Evaluation:
+    """`evaluate` of S seeds at once, with its options: keys [S] -> leaves [S, M, E]."""
+    return jax.vmap(lambda *seed: evaluate(problem, *seed, **options))(variables, obs_stats, keys)
 
 
 @functools.cache
-def player(problem: Problem, episodes: int, weights: str = "mean") -> Callable[..., Evaluation]:
+def player(problem: Problem, **options: Any) -> Callable[..., Evaluation]:
     """(variables, obs_stats, keys) -> `evaluate_seeds`, compiled once for each problem."""
-    function = functools.partial(evaluate_seeds, problem, episodes=episodes, weights=weights)
+    function = functools.partial(evaluate_seeds, problem, **options)
     return jax.jit(function, compiler_options=dict(problem.suite.compiler_options))
 
 

@@ -138,9 +138,10 @@ def clip_by_task_norm(grads: Variables, max_norm: jax.Array,
     """Scales the shared gradient, and each task's own, to a norm of at most `max_norm`.
 
     One norm over everything would let one task's gradient shrink another's, and M independent
-    networks would no longer train as M single-task agents. Metrics: norms before, [M].
+    networks would no longer train as M single-task agents. What is learned of the prior is a few
+    numbers and stays as it is. Metrics: norms before, [M].
     """
-    own = {name: branch for name, branch in grads.items() if name != "shared"}
+    own = {name: branch for name, branch in grads.items() if name not in ("shared", "prior")}
     squares = (jnp.sum(jnp.square(g), tuple(range(1, g.ndim))) for g in jax.tree.leaves(own))
     task_norm = jnp.sqrt(sum(squares, jnp.zeros(num_tasks)))
     shared_norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads["shared"])))
@@ -152,5 +153,5 @@ def clip_by_task_norm(grads: Variables, max_norm: jax.Array,
 
     clipped = {"shared": jax.tree.map(lambda g: g * shared_scale, grads["shared"]),
                **jax.tree.map(scale_task, own)}
-    return clipped, {"grad_norm_task": task_norm,
+    return grads | clipped, {"grad_norm_task": task_norm,
                      "grad_norm_shared": jnp.broadcast_to(shared_norm, task_norm.shape)}

@@ -100,7 +100,7 @@ def _point(policy: Policy, threshold: float, rule: str, episodes: int,
     size = _size(policy)
     stored = [[pruning.stored_bytes(round(share * size), size) for share in row] for row in kept]
     variables = policy.variables | {"task": task}
-    played = player(policy.problem, episodes)(variables, policy.obs_stats,
+    played = player(policy.problem, episodes=episodes)(variables, policy.obs_stats,
                                               policy.evaluation_keys(seed))
     return {"threshold": threshold, "kept": kept, "bytes": np.array(stored),
             "return": np.asarray(played.total.mean(-1))}

@@ -324,8 +324,8 @@ def _stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def evaluate_run(path: Path, *, episodes: int = 50, weights: str = "mean", seed: int = 1,
-                 engine: str = "jax") -> dict[str, Any]:
+def evaluate_run(path: Path, *, episodes: int = 50, weights: str = "mean",
+                 samples: int = 1, seed: int = 1, engine: str = "jax") -> dict[str, Any]:
     """Plays a run's newest checkpoint or a pruned file: scores [S][M], and of what.
 
     Another `engine` plays it as well: its scores are those that its name precedes.
@@ -337,10 +337,11 @@ def evaluate_run(path: Path, *, episodes: int = 50, weights: str = "mean", seed:
         evaluate_elsewhere = engines.make(engine)
     policy = policies.load(path, weights)
     suite = policy.problem.suite
-    played = jax.device_get(player(policy.problem, episodes, weights)(
-        policy.variables, policy.obs_stats, policy.evaluation_keys(seed)))
+    play = player(policy.problem, episodes=episodes, weights=weights, samples=samples)
+    played = jax.device_get(play(policy.variables, policy.obs_stats,
+                                 policy.evaluation_keys(seed)))
     scores = {"run": str(path), "update": policy.update, "weights": weights,
-              "episodes": episodes, "task_names": suite.task_names,
+              "samples": samples, "episodes": episodes, "task_names": suite.task_names,
               "return": played.total.mean(-1)}
     if suite.has_success:
         scores["success"] = played.success.mean(-1)

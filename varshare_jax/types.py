@@ -9,8 +9,8 @@ import jax
 from flax import struct
 
 Variables = dict[str, Any]
-"""Collections: `shared` (no task axis) and those whose leaves lead with M: `task` and, with
-PopArt, `popart`."""
+"""Collections: `shared` and, where a prior is learned, `prior` (no task axis); those whose leaves
+lead with M: `task` and, with PopArt, `popart`."""
 
 
 class Discrete(NamedTuple):
@@ -92,4 +92,5 @@ class TrainState:
     acting_keys: jax.Array
     key: jax.Array
     scalars: dict[str, jax.Array]
+    control: Any
     update: jax.Array

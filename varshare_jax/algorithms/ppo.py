@@ -7,6 +7,7 @@ of a task are split into G groups and L = T·N/G samples of a group are shuffled
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from varshare_jax.gradients import clip_by_task_norm, combine
 from varshare_jax.methods.base import Metrics
 from varshare_jax.normalization import initial_stats, update_stats
 from varshare_jax.types import TrainState, Transition, Variables
+from varshare_jax.variational.control import Measured
 from varshare_jax.variational.residuals import relative_size
 
 
@@ -41,7 +43,9 @@ def init(problem: Problem, key: jax.Array, scalars: dict[str, jax.Array]) -> Tra
     """
     shape = problem.suite.num_tasks, problem.config.ppo.num_envs
     key, network_key, env_key, acting_key = jax.random.split(key, 4)
-    variables = problem.network.init(network_key)
+    variables, method = problem.network.init(network_key), problem.network.method
+    if prior := method.init_prior(variables["task"], scalars):
+        variables["prior"] = prior
     if problem.config.ppo.popart_rate:
         variables["popart"] = popart.initial_layer(shape[0])
     env_state, obs = problem.suite.reset(jax.random.split(env_key, shape))
@@ -59,6 +63,7 @@ def init(problem: Problem, key: jax.Array, scalars: dict[str, jax.Array]) -> Tra
         acting_keys=jax.random.split(acting_key, shape),
         key=key,
         scalars=scalars,
+        control=method.init_control(variables["task"], scalars),
         update=jnp.zeros((), jnp.int32),
     )
 
@@ -69,13 +74,16 @@ def update(problem: Problem, state: TrainState) -> tuple[TrainState, Metrics]:
     state, trajectory = collect(problem, state, rollout_key)
     batch, state = _prepare(problem, state, trajectory)
     variables, optimizer, metrics = _learn(problem, state, batch, learn_key)
-    variables = problem.network.method.after_update(variables, metrics["loss"], state.scalars,
-                                                    method_key)
-    state = state.replace(variables=variables, optimizer=optimizer, key=key,
-                          update=state.update + 1)
-    _, penalty_metrics = problem.network.penalty(variables, state.scalars)
-    return state, (episode_metrics(trajectory) | metrics | penalty_metrics
-                   | relative_size(variables))
+    method, finished = problem.network.method, state.update + 1
+    variables = method.after_update(variables, metrics["loss"], state.scalars, method_key)
+    metrics |= problem.network.penalty(variables, state.scalars, state.control)[1]
+    measured = Measured(finished, problem.num_updates, metrics,
+                        functools.partial(critic_gap, problem, variables, batch))
+    control, steering = method.steer(state.control, variables, measured, state.scalars)
+    state = state.replace(variables=variables, optimizer=optimizer, key=key, update=finished,
+                          control=control)
+    return state, (episode_metrics(trajectory) | metrics | relative_size(variables)
+                   | steering)
 
 
 def advantages(reward: jax.Array, value: jax.Array, next_value: jax.Array, terminated: jax.Array,
@@ -132,6 +140,22 @@ def value(problem: Problem, state: TrainState, obs: jax.Array) -> jax.Array:
     return state.value_stats.restore(output)
 
 
+def critic_gap(problem: Problem, variables: Variables, batch: Batch) -> jax.Array:
+    """By how much less the critic errs with each task's own parameters than without, [M].
+
+    Mean squared errors of the values under the mean weights, on one group of the batch.
+    """
+    group = jax.tree.map(lambda x: x[:, 0], batch)
+
+    def error(variables: Variables) -> jax.Array:
+        value = problem.network.value(variables, group.obs)
+        if problem.config.ppo.popart_rate:
+            value = popart.apply_layer(variables["popart"], value)
+        return jnp.mean(jnp.square(value - group.target), axis=1)
+
+    return error(problem.network.without_residuals(variables)) - error(variables)
+
+
 def _follow_returns(problem: Problem, state: TrainState, target: jax.Array) -> TrainState:
     """PopArt's statistics and layer after value targets [M, ...]; the first set them outright."""
     rate = problem.config.ppo.popart_rate
@@ -167,12 +191,14 @@ def _minibatch_step(problem: Problem, state: TrainState, batch: Batch, carry, x)
     variables, optimizer, going = carry
     order, key = x
     minibatch = jax.tree.map(lambda leaf: jnp.take(leaf, order, axis=2), batch)
-    grads, metrics = _gradients(problem, variables, minibatch, state.scalars, key)
+    grads, metrics = _gradients(problem, variables, minibatch, state, key)
     grads, norms = clip_by_task_norm(grads, state.scalars["ppo.max_grad_norm"],
                                      problem.suite.num_tasks)
     updates, new_optimizer = _optimizer(problem).update(grads, optimizer)
-    rate = learning_rate(problem, state)
-    new_variables = jax.tree.map(lambda p, u: p - rate * u, variables, updates)
+    rates = dict.fromkeys(variables, learning_rate(problem, state))
+    rates["prior"] = rates["shared"] * state.scalars["control.rate"]
+    new_variables = {name: jax.tree.map(lambda p, u, rate=rates[name]: p - rate * u, branch,
+                                        updates[name]) for name, branch in variables.items()}
     if problem.config.ppo.target_kl > 0:
         going &= metrics["approx_kl"].mean() <= problem.config.ppo.target_kl
         new_variables, new_optimizer = jax.tree.map(
@@ -181,31 +207,52 @@ def _minibatch_step(problem: Problem, state: TrainState, batch: Batch, carry, x)
     return (new_variables, new_optimizer, going), metrics | norms
 
 
-def _gradients(problem: Problem, variables: Variables, batch: Batch,
-               scalars: dict[str, jax.Array], key: jax.Array) -> tuple[Variables, Metrics]:
+def _gradients(problem: Problem, variables: Variables, batch: Batch, state: TrainState,
+               key: jax.Array) -> tuple[Variables, Metrics]:
     """Each task's gradient of its own parameters, and one of the shared; metrics [M]."""
-    gradient = jax.grad(_loss, argnums=1, has_aux=True)
+    gradient = _over_draws(problem, jax.grad(_loss, argnums=1, has_aux=True))
     combiner, num_tasks = problem.network.method.combine, problem.suite.num_tasks
+
+    def mean(grads: Variables, *names: str) -> Variables:
+        """Summed over tasks so far: what they share descends the mean."""
+        return grads | {name: jax.tree.map(lambda g: g / num_tasks, grads[name])
+                        for name in names if name in grads}
+
     if combiner is None:
-        grads, metrics = gradient(problem, variables, batch, scalars, key)
-        # Summed over tasks so far: the shared parameters descend the mean.
-        shared = jax.tree.map(lambda g: g / num_tasks, grads["shared"])
-        return grads | {"shared": shared}, metrics
+        grads, metrics = gradient(problem, variables, batch, state, key)
+        return mean(grads, "shared", "prior"), metrics
     loss_key, combine_key = jax.random.split(key)
     apart = dataclasses.replace(problem.network, shared_axis=0)
     copies = jax.tree.map(lambda p: jnp.broadcast_to(p, (num_tasks, *p.shape)),
                           variables["shared"])
     grads, metrics = gradient(problem._replace(network=apart), variables | {"shared": copies},
-                              batch, scalars, loss_key)
-    shared, conflicts = combine(combiner, grads["shared"], combine_key, scalars,
+                              batch, state, loss_key)
+    shared, conflicts = combine(combiner, grads["shared"], combine_key, state.scalars,
                                 problem.config.gradients.separately)
-    return grads | {"shared": shared}, metrics | conflicts
+    return mean(grads, "prior") | {"shared": shared}, metrics | conflicts
 
 
-def _loss(problem: Problem, variables: Variables, batch: Batch, scalars: dict[str, jax.Array],
+def _over_draws(problem: Problem, gradient: Callable) -> Callable:
+    """`gradient`, averaged over as many draws of the weights as the settings ask for."""
+    draws = problem.config.varshare.draws
+    if draws == 1 or not problem.network.method.learns_with_sample:
+        return gradient
+
+    def average(*arguments):
+        *others, key = arguments
+        each = jax.lax.map(lambda key: gradient(*others, key), jax.random.split(key, draws))
+        return jax.tree.map(lambda x: x.mean(0), each)
+
+    return average
+
+
+def _loss(problem: Problem, variables: Variables, batch: Batch, state: TrainState,
           key: jax.Array) -> tuple[jax.Array, Metrics]:
-    """Sum over tasks of PPO's loss plus the method's penalty; metrics [M]."""
-    settings, network = problem.config.ppo, problem.network
+    """Sum over tasks of PPO's loss plus the method's penalty; metrics [M].
+
+    `state` is that of the update's start; only its scalars and control are read.
+    """
+    settings, network, scalars = problem.config.ppo, problem.network, state.scalars
     learning, noise = variables, None
     if network.method.draws_per_example:
         noise = key
@@ -229,7 +276,7 @@ def _loss(problem: Problem, variables: Variables, batch: Batch, scalars: dict[st
     value_loss = per_task(network.critic.error(
         outputs, batch.target, batch.value, clip if settings.clip_value else None))
     entropy = per_task(policy.entropy())
-    penalty, _ = network.penalty(variables, scalars)
+    penalty, _ = network.penalty(variables, scalars, state.control)
     loss = (policy_loss + scalars["ppo.value_coefficient"] * value_loss
             - scalars["ppo.entropy_coefficient"] * entropy + penalty)
     metrics = {

@@ -33,7 +33,7 @@ def policy_per_env(network: MultiTaskNetwork, variables: Variables,
     `task` leaves [M, N, ...], obs [M, N, D] -> batch shape [M, N].
     """
     act = jax.vmap(network.policy, in_axes=({"shared": None, "task": 1}, 1), out_axes=1)
-    return act(variables, obs)
+    return act({name: variables[name] for name in ("shared", "task")}, obs)
 
 
 def sample_per_env(network: MultiTaskNetwork, variables: Variables, keys: jax.Array) -> Variables:

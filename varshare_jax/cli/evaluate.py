@@ -1,6 +1,6 @@
 """Plays a trained policy, per task, with the posterior mean or with sampled weights.
 
-    varshare-evaluate --run=runs/x --weights=mean --episodes=50
+    varshare-evaluate --run=runs/x --weights=sample --samples=5 --episodes=50
 
 Reads the newest checkpoint of the run, finished or not, and prints a table. --out writes the
 same as JSON. --engine=gymnasium plays the policy in Gymnasium's own environments too.
@@ -27,8 +27,10 @@ def _main(argv: list[str]) -> None:
     if flags.FLAGS.engine not in ENGINES:
         raise _app.unknown("--engine", flags.FLAGS.engine, ENGINES)
     _app.positive("episodes")
+    _app.positive("samples")
     scores = evaluate_run(run, episodes=flags.FLAGS.episodes, weights=flags.FLAGS.weights,
-                          seed=flags.FLAGS.eval_seed, engine=flags.FLAGS.engine)
+                          samples=flags.FLAGS.samples, seed=flags.FLAGS.eval_seed,
+                          engine=flags.FLAGS.engine)
     _print(scores)
     if flags.FLAGS.out:
         write_json(Path(flags.FLAGS.out), scores)
@@ -36,7 +38,7 @@ def _main(argv: list[str]) -> None:
 
 def _print(scores: dict) -> None:
     """Mean over seeds with the deviation between them, and the success rate if there is one."""
-    print(json.dumps({k: scores[k] for k in ("run", "update", "weights", "episodes")}))
+    print(json.dumps({k: scores[k] for k in ("run", "update", "weights", "samples", "episodes")}))
     columns = [name for name in scores if name.endswith(("return", "success", "length"))]
     print(f"{'task':<20}" + "".join(f"{name:>22}" for name in columns))
     rows = {name: np.asarray(scores[name], float) for name in columns}
@@ -52,6 +54,7 @@ def main() -> None:
     flags.DEFINE_string("weights", "mean", "weights to play with (mean | sample)")
     flags.DEFINE_string("engine", "jax", "another implementation to play in as well "
                                          f"({' | '.join(ENGINES)})")
+    flags.DEFINE_integer("samples", 1, "draws of the weights that act together in each episode")
     flags.DEFINE_integer("episodes", 50, "episodes per task and seed")
     flags.DEFINE_integer("eval_seed", 1, "seed of the episodes; training never uses it")
     flags.DEFINE_string("out", "", "file for the scores as JSON")

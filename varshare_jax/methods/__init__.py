@@ -13,10 +13,13 @@ from varshare_jax.methods.paco import PaCo
 from varshare_jax.methods.pcgrad import PCGrad
 from varshare_jax.methods.soft_modularization import SoftModularization
 from varshare_jax.methods.varshare import VarShare
+from varshare_jax.methods.varshare_horseshoe import VarShareHorseshoe
+from varshare_jax.methods.varshare_lora import VarShareLoRA
+from varshare_jax.methods.varshare_trust_region import VarShareTrustRegion
 
 METHODS: dict[str, type[Method]] = {method.name: method for method in (
     VarShare, Independent, HardSharing, Contextual, OneHot, L2Soft, PaCo, SoftModularization,
-    PCGrad, CAGrad)}
+    PCGrad, CAGrad, VarShareLoRA, VarShareHorseshoe, VarShareTrustRegion)}
 
 __all__ = ["METHODS", "Method", "MultiTaskNetwork", "make"]
 

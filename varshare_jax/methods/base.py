@@ -17,6 +17,7 @@ from varshare_jax.networks.actor_critic import HEADS, ActorCritic, make_critic
 from varshare_jax.networks.critics import CategoricalCritic, ScalarCritic
 from varshare_jax.networks.torsos import TORSOS
 from varshare_jax.types import Continuous, Discrete, Variables
+from varshare_jax.variational.control import Measured
 from varshare_jax.variational.gaussian import is_gaussian
 
 Scalars = dict[str, jax.Array]
@@ -54,9 +55,31 @@ class Method:
         """Draws the random parameters of one task, returning a tree that acts as drawn."""
         return task
 
-    def penalty(self, task: Params, scalars: Scalars) -> tuple[jax.Array, Metrics]:
+    def residual(self, task: Params) -> Params:
+        """One task's own parameters as they meet the shared ones: arrays, or Gaussians with the
+        mean and variance of what is drawn."""
+        return task
+
+    def penalty(self, task: Params, terms: Any, scalars: Scalars) -> tuple[jax.Array, Metrics]:
         """What one task pays for its parameters: scalar loss, scalar metrics."""
         return jnp.zeros(()), {}
+
+    def init_prior(self, task: Params, scalars: Scalars) -> Params:
+        """Parameters of the penalty that learn with the others, the collection `prior`."""
+        return {}
+
+    def init_control(self, task: Params, scalars: Scalars) -> Any:
+        """State of what steers the penalty between updates: `TrainState.control`."""
+        return {}
+
+    def terms(self, variables: Variables, control: Any, scalars: Scalars) -> Any:
+        """What the tasks' penalties read beside their parameters, leaves [M, ...]."""
+        return {}
+
+    def steer(self, control: Any, variables: Variables, measured: Measured,
+              scalars: Scalars) -> tuple[Any, Metrics]:
+        """The next `control` after an update; metrics [M]."""
+        return control, {}
 
     def weigh(self, losses: jax.Array, scalars: Scalars) -> jax.Array:
         """All tasks' losses [M] as they enter the update."""
@@ -168,10 +191,17 @@ class MultiTaskNetwork:
         keys = jax.random.split(key, self.num_tasks)
         return variables | {"task": jax.vmap(self.method.sample)(variables["task"], keys)}
 
-    def penalty(self, variables: Variables, scalars: Scalars) -> tuple[jax.Array, Metrics]:
-        """Each task's penalty [M] and metrics, each [M]."""
-        pay = jax.vmap(lambda task, _: self.method.penalty(task, scalars))
-        return pay(variables["task"], jnp.arange(self.num_tasks))
+    def penalty(self, variables: Variables, scalars: Scalars,
+                control: Any = None) -> tuple[jax.Array, Metrics]:
+        """Each task's penalty [M] and metrics, each [M]; `control` is that of the TrainState."""
+        terms = self.method.terms(variables, control or {}, scalars)
+        pay = jax.vmap(lambda task, terms, _: self.method.penalty(task, terms, scalars))
+        return pay(variables["task"], terms, jnp.arange(self.num_tasks))
+
+    def without_residuals(self, variables: Variables) -> Variables:
+        """Variables under whose mean weights every task plays the shared network alone."""
+        zero = jax.tree.map(jnp.zeros_like, variables["task"])
+        return variables | {"task": zero}
 
     def merge(self, variables: Variables) -> Params:
         """Each task's composed mean parameters, leaves [M, ...]: all that inference needs."""
@@ -185,7 +215,7 @@ class MultiTaskNetwork:
         Its own parameters, the means of random ones; output layers only where it has no others.
         P = 0 if tasks own nothing, or share nothing that would make their parameters comparable.
         """
-        task = variables["task"] if variables["shared"] else {}
+        task = jax.vmap(self.method.residual)(variables["task"]) if variables["shared"] else {}
         trunk = {name: branch for name, branch in task.items() if name not in HEADS}
         leaves = jax.tree.leaves(trunk or task, is_leaf=is_gaussian)
         means = [leaf.mean if is_gaussian(leaf) else leaf for leaf in leaves]

@@ -18,7 +18,7 @@ class L2Soft(Method):
     def compose(self, shared, task, index):
         return jax.tree.map(jnp.add, shared, task)
 
-    def penalty(self, task, scalars):
+    def penalty(self, task, terms, scalars):
         """λ‖φ_m‖²; metrics: the squared norm in all and of each layer."""
         norms = by_layer(task, lambda phi: jnp.sum(jnp.square(phi)))
         total = sum(norms.values())

@@ -5,30 +5,38 @@ the number of samples that a task contributes to an update. θ pays nothing, so 
 from it only where its reward is worth the nats.
 """
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
+from varshare_jax.errors import UserError
 from varshare_jax.methods.base import Method
-from varshare_jax.tree import by_layer
+from varshare_jax.tree import layers
+from varshare_jax.variational.control import CONTROLLERS, Fixed
+from varshare_jax.variational.diagnostics import diagnose
 from varshare_jax.variational.gaussian import (
     Gaussian,
     is_gaussian,
     kl_divergence,
+    kl_whose_prior_follows_means,
     rho_of,
     sample_tree,
 )
+from varshare_jax.variational.recentering import recenter
 
 
 class VarShare(Method):
-    """Variational weight-space residuals under a fixed zero-centred prior."""
+    """Variational weight-space residuals under a zero-centred prior."""
 
     name = "varshare"
+    plain: ClassVar[bool] = True
+    """Whether each weight's residual is one Gaussian, as per-example estimators and recentring
+    need it."""
 
     def split(self, params, key):
         """Residuals start at N(0, sigma_init²): every task begins as the shared network."""
-        rho = rho_of(self.config.varshare.sigma_init)
-        return params, jax.tree.map(
-            lambda p: Gaussian(jnp.zeros_like(p), jnp.full_like(p, rho)), params)
+        return params, jax.tree.map(lambda p: self._around(jnp.zeros_like(p)), params)
 
     def compose(self, shared, task, index):
         def add(residual, theta):
@@ -36,27 +44,87 @@ class VarShare(Method):
                 return Gaussian(theta + residual.mean, residual.rho)
             return theta + residual  # `sample` has already drawn it
 
-        return jax.tree.map(add, task, shared, is_leaf=is_gaussian)
+        return jax.tree.map(add, self._learned(task), shared, is_leaf=is_gaussian)
 
     def sample(self, task, key: jax.Array):
-        return sample_tree(task, key)
+        return sample_tree(self._learned(task), key)
 
-    def penalty(self, task, scalars):
-        """β KL(q_m ‖ p) / n; metrics in nats: KL in all and of each layer, and q's scales.
+    def init_prior(self, task, scalars):
+        return self.controller.init_variables(layers(task, is_gaussian), scalars)
+
+    def init_control(self, task, scalars):
+        return {"prior": self.controller.init(layers(task, is_gaussian), scalars)}
+
+    def terms(self, variables, control, scalars):
+        return {"prior": self.controller.terms(
+            layers(variables["task"], is_gaussian), variables.get("prior", {}),
+            control.get("prior", {}), scalars)}
+
+    def penalty(self, task, terms, scalars):
+        """β KL(q_m ‖ p) / n and the hyperprior; metrics in nats: KL in all and of each layer.
 
         `shift/<layer>` is the part that μ pays, Σ μ² / (2 σ_prior²): zero until a task departs.
         """
-        prior_std = scalars["varshare.sigma_prior"]
-        nats = by_layer(task, lambda q: jnp.sum(kl_divergence(q, prior_std)), is_gaussian)
-        shift = by_layer(task, lambda q: jnp.sum(jnp.square(q.mean / prior_std)) / 2, is_gaussian)
-        total = sum(nats.values())
-        posteriors = jax.tree.leaves(task, is_leaf=is_gaussian)
-        size = sum(q.mean.size for q in posteriors)
+        prior, by_name = terms["prior"], layers(self._learned(task), is_gaussian)
+        nats, shift = ({layer: sum(jnp.sum(entries(q, prior.std[layer])) for q in qs)
+                        for layer, qs in by_name.items()} for entries in (self.nats, self.shift))
+        posteriors = jax.tree.leaves(self.residual(task), is_leaf=is_gaussian)
+        size, total = sum(q.mean.size for q in posteriors), sum(nats.values())
         metrics = {"kl": total, **{f"kl/{layer}": kl for layer, kl in nats.items()},
                    **{f"shift/{layer}": kl for layer, kl in shift.items()},
                    "sigma": sum(jnp.sum(q.std) for q in posteriors) / size,
                    "abs_mu": sum(jnp.sum(jnp.abs(q.mean)) for q in posteriors) / size}
-        return scalars["varshare.beta"] * total / self.config.samples_per_task, metrics
+        cost = prior.beta * total / self.config.samples_per_task + prior.hyperprior
+        return cost, metrics | self.controller.term_metrics(prior)
+
+    def nats(self, q: Gaussian, prior_std: jax.Array) -> jax.Array:
+        """KL of a posterior from its prior, entry by entry."""
+        detach = self.config.control.detach_sigma
+        return (kl_whose_prior_follows_means if detach else kl_divergence)(q, prior_std)
+
+    def shift(self, q: Gaussian, prior_std: jax.Array) -> jax.Array:
+        """The part of `nats` that is due to q's mean."""
+        return jnp.square(q.mean / prior_std) / 2
+
+    def after_update(self, variables, losses, scalars, key):
+        how = self.config.varshare.recenter
+        if how == "none":
+            return variables
+        return recenter(variables, scalars["varshare.recenter_rate"], how)
+
+    def steer(self, control, variables, measured, scalars):
+        """The controller's next state; metrics: its variables, and how the posteriors look."""
+        diagnosis = diagnose(jax.vmap(self.residual)(variables["task"]), variables["shared"])
+        measured = measured._replace(metrics=measured.metrics | diagnosis)
+        state = self.controller.update(control["prior"], measured, scalars)
+        own = jax.tree.map(self.controller.per_task, self.controller.state_metrics(state))
+        return control | {"prior": state}, diagnosis | own
+
+    @property
+    def controller(self) -> Fixed:
+        """What steers β and σ_prior."""
+        return CONTROLLERS[self.config.varshare.control](self.config.control, self.num_tasks)
+
+    def validate(self):
+        super().validate()
+        settings = self.config.varshare
+        for flag, plain_value in (("estimator", "shared"), ("recenter", "none")):
+            if not self.plain and (value := getattr(settings, flag)) != plain_value:
+                raise UserError(f"--varshare.{flag}={value}: needs residuals with one Gaussian for "
+                                f"each weight, which {self.name} has not; use "
+                                f"--varshare.{flag}={plain_value} or --method=varshare")
+
+    def _around(self, mean: jax.Array) -> Gaussian:
+        """A new posterior."""
+        return Gaussian(mean, jnp.full_like(mean, rho_of(self.config.varshare.sigma_init)))
+
+    def _learned(self, task):
+        """`task` as the loss sees it: without a gradient of σ where that is not learned."""
+        if self.config.varshare.learn_sigma:
+            return task
+        return jax.tree.map(
+            lambda q: q.replace(rho=jax.lax.stop_gradient(q.rho)) if is_gaussian(q) else q,
+            task, is_leaf=is_gaussian)
 
     @property
     def acts_with_sample(self) -> bool:

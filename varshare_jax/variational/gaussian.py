@@ -29,15 +29,26 @@ def is_gaussian(leaf: Any) -> bool:
     return isinstance(leaf, Gaussian)
 
 
-def rho_of(std: float) -> float:
+def rho_of(std: jax.Array | float) -> jax.Array:
     """The ρ with softplus(ρ) = std."""
-    return float(std + np.log(-np.expm1(-std)))
+    return std + jnp.log(-jnp.expm1(-jnp.asarray(std)))
 
 
-def kl_divergence(q: Gaussian, prior_std: jax.Array | float) -> jax.Array:
-    """Entry-wise KL(N(μ, σ²) ‖ N(0, prior_std²)) in nats, same shape as `q.mean`."""
-    return (jnp.log(prior_std / q.std)
-            + (jnp.square(q.std) + jnp.square(q.mean)) / (2 * jnp.square(prior_std)) - 0.5)
+def kl_divergence(q: Gaussian, prior_std: jax.Array | float,
+                  prior_mean: jax.Array | float = 0.0) -> jax.Array:
+    """Entry-wise KL(N(μ, σ²) ‖ N(prior_mean, prior_std²)) in nats, same shape as `q.mean`."""
+    return (jnp.log(prior_std / q.std) + (jnp.square(q.std) + jnp.square(q.mean - prior_mean))
+            / (2 * jnp.square(prior_std)) - 0.5)
+
+
+def kl_whose_prior_follows_means(q: Gaussian, prior_std: jax.Array) -> jax.Array:
+    """`kl_divergence` in value and in the gradient of q; prior_std's gradient leaves σ out.
+
+    Descending it alone leads to prior_std² = mean μ² rather than mean (μ² + σ²).
+    """
+    hold = jax.lax.stop_gradient
+    seen = jnp.log(prior_std) + jnp.square(hold(q.mean)) / (2 * jnp.square(prior_std))
+    return kl_divergence(q, hold(prior_std)) + seen - hold(seen)
 
 
 def sample_tree(tree: Any, key: jax.Array) -> Any:

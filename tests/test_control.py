@@ -1,0 +1,279 @@
+"""Controllers of β and σ_prior: trajectories by hand, gradients, equilibria."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from varshare_jax import config as C
+from varshare_jax import methods
+from varshare_jax.algorithms import ppo
+from varshare_jax.errors import UserError
+from varshare_jax.learner import Learner
+from varshare_jax.methods import MultiTaskNetwork
+from varshare_jax.types import Discrete
+from varshare_jax.variational.control import CONTROLLERS, Measured
+from varshare_jax.variational.diagnostics import diagnose
+from varshare_jax.variational.gaussian import Gaussian, is_gaussian, rho_of
+from varshare_jax.variational.medians import medians
+
+OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+jit = functools.partial(jax.jit, compiler_options=OPTIONS)
+M = 4
+LAYERS = ("first", "second")
+
+
+def controller_of(name: str, **overrides):
+    config = C.replace(C.Config(), {"varshare.control": name, **overrides}).validate()
+    scalars = {k: jnp.float32(v) for k, v in config.scalars().items()}
+    return CONTROLLERS[name](config.control, M), scalars
+
+
+def measured(update=1, total=100, ratio=0.0, gap=None):
+    ratios = {name: jnp.full(M, ratio) for name in ("ratio", "ratio/first", "ratio/second")}
+    return Measured(jnp.asarray(update), total, ratios, lambda: gap)
+
+
+def stepper(controller, scalars):
+    """Its update, compiled once: (state, number of the update, R_raw, Δ) -> state."""
+    return jit(lambda state, update, ratio=0.0, gap=None: controller.update(
+        state, measured(update, ratio=ratio, gap=gap), scalars))
+
+
+def network(**overrides) -> MultiTaskNetwork:
+    config = C.replace(C.Config(), {"network.hidden": (4,), **overrides})
+    return MultiTaskNetwork(methods.make(config, M), 3, Discrete(2))
+
+
+def start(net: MultiTaskNetwork):
+    """Variables, with random means, the state of the controller, scalars."""
+    scalars = {k: jnp.float32(v) for k, v in net.method.config.scalars().items()}
+    variables = jit(net.init)(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    variables["task"] = jax.tree.map(
+        lambda q: q.replace(mean=jnp.float32(rng.normal(0, 0.1, q.mean.shape))),
+        variables["task"], is_leaf=is_gaussian)
+    if prior := net.method.init_prior(variables["task"], scalars):
+        variables["prior"] = prior
+    return variables, net.method.init_control(variables["task"], scalars), scalars
+
+
+@pytest.mark.parametrize(("preset", "changes"), [
+    ("varshare_control", {}), ("varshare_sigma001", {"varshare.sigma_prior": 0.01}),
+    ("varshare_unit_prior", {"varshare.sigma_prior": 1.0}),
+    ("varshare_beta_annealed", {"varshare.control": "annealed"}),
+    ("varshare_beta_triggered", {"varshare.control": "triggered"}),
+    ("varshare_sigma_adaptive", {"varshare.control": "sigma_adaptive"}),
+    ("varshare_empirical_bayes", {"varshare.control": "empirical_bayes"})])
+def test_presets_differ_from_the_control_in_one_thing(preset, changes):
+    assert C.with_presets(C.Config(), [preset]) == C.replace(C.Config(), changes)
+
+
+def test_fixed_terms_are_the_configured_ones():
+    controller, scalars = controller_of("fixed", **{"varshare.beta": 3.0})
+    terms = controller.terms(LAYERS, {}, {}, scalars)
+    np.testing.assert_allclose(terms.beta, [3.0] * M)
+    np.testing.assert_allclose(terms.std["second"], [0.1] * M)
+    np.testing.assert_array_equal(terms.hyperprior, 0.0)
+
+
+def test_annealed_beta_rises_holds_and_rises():
+    """T = 100, β₁ = 3: T_warm = 10, T_ramp = 80, β₂ = 6."""
+    controller, scalars = controller_of("annealed", **{"varshare.beta": 3.0})
+    state, step = controller.init(LAYERS, scalars), stepper(controller, scalars)
+    found = [float(state["beta"])]
+    for update in range(1, 101):
+        state = step(state, update)
+        found.append(float(controller.terms(LAYERS, {}, state, scalars).beta[0]))
+    expected = [3 * t / 10 if t <= 10 else 3 if t <= 80 else 3 + 3 * (t - 80) / 20
+                for t in range(101)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_triggered_beta_follows_the_smoothed_ratio_every_k_updates():
+    """40 updates above the band, then 100 below: by hand, step for step."""
+    controller, scalars = controller_of("triggered")
+    state, step = controller.init(LAYERS, scalars), stepper(controller, scalars)
+    beta, ema, ups, downs = 1.0, None, 0, 0
+    for update in range(1, 141):
+        ratio = 0.5 if update <= 40 else 0.01
+        state = step(state, update, ratio)
+        ema = ratio if ema is None else 0.95 * ema + 0.05 * ratio
+        direction = 0
+        if update % 20 == 0:
+            direction = int(ema > 0.20) - int(ema < 0.05)
+            beta *= 1.1**direction
+            ups, downs = ups + (direction > 0), downs + (direction < 0)
+        np.testing.assert_allclose(state["beta"], beta, rtol=1e-5)
+        np.testing.assert_allclose(state["ema"]["ratio/second"], ema, rtol=1e-4)
+        assert int(state["direction"]) == direction
+    assert (int(state["ups"]), int(state["downs"])) == (ups, downs) == (2, 3)
+
+
+@pytest.mark.parametrize(("ratio", "begin", "end"), [(9.0, 95.0, 100.0), (0.0, 1.05e-4, 1e-4)])
+def test_triggered_beta_stays_within_its_bounds(ratio, begin, end):
+    controller, scalars = controller_of("triggered", **{"varshare.beta": begin})
+    state, step = controller.init(LAYERS, scalars), stepper(controller, scalars)
+    for update in (20, 40):
+        state = step(state, update, ratio)
+    np.testing.assert_allclose(state["beta"], end, rtol=1e-6)
+
+
+def test_sigma_adaptive_maps_smoothed_gaps_to_bounded_scales():
+    controller, scalars = controller_of("sigma_adaptive")
+    state, step = controller.init(LAYERS, scalars), stepper(controller, scalars)
+    np.testing.assert_allclose(state["sigma_prior"], np.sqrt((0.01**2 + 0.3**2) / 2), rtol=1e-5)
+    gaps, ema = {20: [0.0, 1.0, 2.0, 9.0], 40: [4.0, 1.0, 0.0, -1.0]}, None
+    for update in range(1, 60):
+        before = state
+        gap = np.float32(gaps.get(update, [np.nan] * M))
+        state = step(state, update, gap=jnp.array(gap))
+        if update not in gaps:
+            assert all(bool((a == b).all()) for a, b in zip(
+                jax.tree.leaves(before), jax.tree.leaves(state), strict=True))
+            continue
+        ema = gap if ema is None else 0.95 * ema + 0.05 * gap
+        centred = ema - np.median(ema)
+        z = centred / (np.median(np.abs(centred)) + 1e-8)
+        variance = 0.01**2 + (0.3**2 - 0.01**2) / (1 + np.exp(-z))
+        np.testing.assert_allclose(state["gap"], gap)
+        np.testing.assert_allclose(state["gap_ema"], ema, rtol=1e-5)
+        np.testing.assert_allclose(state["gap_z"], z, rtol=1e-4)
+        np.testing.assert_allclose(state["sigma_prior"], np.sqrt(variance), rtol=1e-4)
+    assert np.argmax(state["sigma_prior"]) == 3, "the outlier has the widest prior"
+    assert state["sigma_prior"].min() >= 0.01
+    assert state["sigma_prior"].max() <= 0.3
+
+
+def test_no_gradient_flows_through_the_update_of_sigma_prior():
+    """σ_prior after an update has no gradient, and the penalty's is as if it were a constant."""
+    net = network(**{"varshare.control": "sigma_adaptive"})
+    variables, control, scalars = start(net)
+
+    def steered(variables):
+        gap = sum(jnp.sum(jnp.square(q.mean), tuple(range(1, q.mean.ndim)))
+                  for q in jax.tree.leaves(variables["task"], is_leaf=is_gaussian))
+        return net.method.steer(control, variables, measured(20, gap=gap), scalars)[0]
+
+    through = jit(jax.grad(lambda v: jnp.sum(steered(v)["prior"]["sigma_prior"])))(variables)
+    assert all(not np.any(g) for g in jax.tree.leaves(through))
+    constant = jit(steered)(variables)
+    one, other = (jit(jax.grad(lambda v, c=c: net.penalty(v, scalars, c(v))[0].sum()))(variables)
+                  for c in (steered, lambda v: constant))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_critic_gap_is_what_residuals_are_worth():
+    """Targets that are the adapted values: the gap is the shared network's squared error."""
+    config = C.replace(C.Config(), {"network.hidden": (4,), "ppo.num_envs": 2,
+                                    "ppo.rollout_length": 4, "ppo.minibatches": 1})
+    problem = Learner.make(config).problem
+    tasks = problem.suite.num_tasks
+    variables = jit(problem.network.init)(jax.random.key(0))
+    bias = variables["task"]["critic_head"]["bias"]
+    variables["task"]["critic_head"]["bias"] = bias.replace(
+        mean=jnp.arange(tasks, dtype=jnp.float32)[:, None])
+    shape = tasks, 2, 3, problem.suite.observation_size
+    obs = jnp.float32(np.random.default_rng(0).normal(size=shape))
+    value = jit(problem.network.value)(variables, obs)
+    batch = ppo.Batch(obs, None, None, None, None, value)
+    gap = jit(functools.partial(ppo.critic_gap, problem))(variables, batch)
+    np.testing.assert_allclose(gap, np.arange(tasks) ** 2, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("control", ["fixed", "empirical_bayes"])
+def test_sigma_prior_is_used_in_both_places_of_the_kl(control):
+    """∂KL/∂σ_prior = 1/σ_prior − (σ² + μ²)/σ_prior³: a term from the logarithm, one below."""
+    net = network(**{"varshare.control": control})
+    variables, state, scalars = start(net)
+
+    def kl(std):
+        if control == "fixed":
+            return net.penalty(variables, scalars | {"varshare.sigma_prior": std},
+                               state)[1]["kl"].sum()
+        learned = dict.fromkeys(variables["prior"], jnp.log(std))
+        return net.penalty(variables | {"prior": learned}, scalars, state)[1]["kl"].sum()
+
+    moments = [np.square(q.std) + np.square(q.mean)
+               for q in jax.tree.leaves(variables["task"], is_leaf=is_gaussian)]
+    slope = jit(jax.grad(kl))
+    for std in (0.01, 0.1, 1.0):
+        expected = sum(np.sum(1 / std - moment / std**3) for moment in moments)
+        np.testing.assert_allclose(slope(std), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_empirical_bayes_settles_at_the_second_moment(detach):
+    """Without a spring σ_prior² is the mean of μ² + σ², or of μ² where σ is left out."""
+    net = network(**{"varshare.control": "empirical_bayes", "control.hyperprior": 0.0,
+                     "control.detach_sigma": detach})
+    variables, state, scalars = start(net)
+    optimizer = optax.adam(0.1)
+
+    def step(_, carry):
+        prior, moments = carry
+        grads = jax.grad(lambda p: net.penalty(variables | {"prior": p}, scalars,
+                                               state)[0].sum())(prior)
+        updates, moments = optimizer.update(grads, moments)
+        return optax.apply_updates(prior, updates), moments
+
+    prior = variables["prior"]
+    found, _ = jit(lambda p: jax.lax.fori_loop(0, 300, step, (p, optimizer.init(p))))(prior)
+    for layer, log_std in found.items():
+        side, _, name = layer.rpartition("_")
+        node = variables["task"].get(layer) or variables["task"][side][name]
+        posteriors = jax.tree.leaves(node, is_leaf=is_gaussian)
+        count = sum(q.mean.size for q in posteriors)
+        moment = sum(np.sum(np.square(q.mean) + np.square(q.std) * (not detach))
+                     for q in posteriors) / count
+        np.testing.assert_allclose(np.exp(2 * log_std), moment, rtol=0.02)
+
+
+def test_empirical_bayes_spring_and_start():
+    net = network(**{"varshare.control": "empirical_bayes", "varshare.beta": 0.0})
+    variables, state, scalars = start(net)
+    assert all(np.isclose(v, np.log(0.1)) for v in variables["prior"].values())
+    moved = variables | {"prior": jax.tree.map(lambda v: v + 2.0, variables["prior"])}
+    cost, metrics = jit(net.penalty)(moved, scalars, state)
+    np.testing.assert_allclose(cost, 1e-3 * 4 * len(moved["prior"]), rtol=1e-4)
+    np.testing.assert_allclose(metrics["hyperprior"], cost, rtol=1e-5)
+
+
+def test_medians_are_exact():
+    rng = np.random.default_rng(0)
+    x = {"odd": rng.lognormal(size=(3, 7)), "even": rng.lognormal(size=(2, 10)),
+         "ties": np.float32([[0, 0, 0, 1], [2, 2, 1, 1]]), "one": np.float32([[5.0]])}
+    x = {name: np.float32(value) for name, value in x.items()}
+    found = jit(medians)(x)
+    for name, value in x.items():
+        np.testing.assert_allclose(found[name], np.median(value, -1), rtol=1e-6)
+
+
+def test_medians_of_many_come_close():
+    x = np.abs(np.random.default_rng(0).normal(size=(4, 2**17))).astype(np.float32)
+    np.testing.assert_allclose(jit(medians)(x), np.median(x, -1), rtol=0.02)
+
+
+def test_diagnosis_by_hand():
+    """Noise-to-weight ratio over all tasks; the rest task by task."""
+    rho = rho_of(jnp.array([[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]]))
+    q = Gaussian(jnp.array([[-1.0, 2.0, -3.0], [0.0, 0.0, 9.0]]), rho)
+    theta = jnp.array([-2.0, 1.0, 8.0])
+    found = jit(diagnose)({"layer": {"kernel": q}}, {"layer": {"kernel": theta}})
+    np.testing.assert_allclose(found["sigma_median"], [2.0, 6.0], rtol=1e-5)
+    np.testing.assert_allclose(found["abs_mu_median"], [2.0, 0.0])
+    np.testing.assert_allclose(found["log_sigma"][0], np.log(6) / 3, rtol=1e-5)
+    for name in ("ratio", "ratio/layer"):
+        np.testing.assert_allclose(found[name], 4.0 / 2.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [{"control.every": 0}, {"control.ema": 1.5},
+                                 {"control.ratio_min": 0.3}, {"control.warmup": 0.9},
+                                 {"varshare.control": "annealing"}])
+def test_settings_that_cannot_work_are_refused(bad):
+    with pytest.raises(UserError, match=f"--{next(iter(bad))}"):
+        C.replace(C.Config(), bad).validate()

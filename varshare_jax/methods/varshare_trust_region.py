@@ -1,0 +1,54 @@
+"""VarShare whose posteriors move a bounded way per update.
+
+Each task also pays η KL(q ‖ q_old) / n, with q_old its posterior at the start of the PPO iteration,
+and η follows what it is for: the adaptive KL penalty of Schulman et al. 2017, arXiv 1707.06347,
+section 4, for posteriors of weights in place of policies.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from varshare_jax.errors import UserError
+from varshare_jax.methods.varshare import VarShare
+from varshare_jax.variational.gaussian import is_gaussian, kl_divergence
+
+_FACTOR = 1.5
+_LEAST, _MOST = 1e-3, 1e3
+
+
+class VarShareTrustRegion(VarShare):
+    """η of each task grows by half where its KL exceeds 1.5 ε, and shrinks so below ε / 1.5."""
+
+    name = "varshare_trust_region"
+
+    def init_control(self, task, scalars):
+        eta = jnp.full(self.num_tasks, scalars["trust_region.eta"])
+        return super().init_control(task, scalars) | {"eta": eta, "task": task}
+
+    def terms(self, variables, control, scalars):
+        old = {"eta": control["eta"], "old": control["task"]}
+        return super().terms(variables, control, scalars) | old
+
+    def penalty(self, task, terms, scalars):
+        """Adds η KL(q ‖ q_old) / n; metrics: η, and that KL in nats per parameter."""
+        cost, metrics = super().penalty(task, terms, scalars)
+        moved = jax.tree.map(lambda q, old: jnp.sum(kl_divergence(q, old.std, old.mean)),
+                             self._learned(task), terms["old"], is_leaf=is_gaussian)
+        total = sum(jax.tree.leaves(moved))
+        size = sum(q.mean.size for q in jax.tree.leaves(task, is_leaf=is_gaussian))
+        cost += terms["eta"] * total / self.config.samples_per_task
+        return cost, metrics | {"trust_kl": total / size, "eta": terms["eta"]}
+
+    def steer(self, control, variables, measured, scalars):
+        after, metrics = super().steer(control, variables, measured, scalars)
+        excess = measured.metrics["trust_kl"] / scalars["trust_region.target"]
+        factor = jnp.where(excess > _FACTOR, _FACTOR,
+                           jnp.where(excess < 1 / _FACTOR, 1 / _FACTOR, 1.0))
+        eta = jnp.clip(control["eta"] * factor, _LEAST, _MOST)
+        return after | {"eta": eta, "task": variables["task"]}, metrics
+
+    def validate(self):
+        super().validate()
+        if self.config.varshare.recenter != "none":
+            raise UserError(f"--varshare.recenter={self.config.varshare.recenter}: would move the "
+                            f"posteriors that {self.name} holds back; use --method=varshare")
