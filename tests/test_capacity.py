@@ -27,10 +27,13 @@ def test_active_parameters_are_within_two_percent(method, name):
         assert matched.network == config.network
 
 
-def test_the_problem_has_the_matched_widths():
+def test_the_network_has_the_matched_widths_and_the_config_the_given_ones():
+    """So that a run whose stored config is read again gets the same network."""
     config = C.Config(method="hard_sharing", capacity="matched")
-    assert make_problem(config).config.network.hidden == (113, 114)
-    assert make_problem(C.Config(method="hard_sharing")).config.network.hidden == (64, 64)
+    problem = make_problem(config)
+    assert problem.network.method.config.network.hidden == (113, 114)
+    assert problem.config == config
+    assert make_problem(C.from_dict(C.to_dict(problem.config))).network == problem.network
 
 
 def test_widths_too_coarse_to_match_are_refused():

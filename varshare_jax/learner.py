@@ -20,9 +20,9 @@ def make_problem(config: Config) -> Problem:
     """Looks up the suite and method that a config names; raises UserError for unknown ones."""
     config.validate()
     suite = suites.make(config.suite, config.metaworld)
-    if config.capacity == "matched":
-        config = capacity.match(config, suite)
-    method = methods.make(config, suite.num_tasks)
+    # The config itself stays as given: what a run stores must lead to the same widths again.
+    sized = capacity.match(config, suite) if config.capacity == "matched" else config
+    method = methods.make(sized, suite.num_tasks)
     network = MultiTaskNetwork(method, suite.observation_size, suite.action_space)
     return Problem(config, suite, network)
 

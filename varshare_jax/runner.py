@@ -265,7 +265,7 @@ class _Run:
             "wall_seconds": seconds, "compile_seconds": self.compile_seconds,
             "steps_per_second": env_steps * len(self.seeds) / seconds,
             "parameters": self.learner.problem.network.num_parameters(one_seed),
-            "hidden": self.learner.problem.config.network.hidden,
+            "hidden": self.learner.problem.network.method.config.network.hidden,
             "eval": scores, "task_names": self.suite.task_names,
             "suite_version": self.suite.version, "diverged": list(self.diverged.values()),
             "score_range": self.suite.score_range and self.suite.score_range._asdict(),

@@ -109,6 +109,11 @@ class Run:
         return known and (np.array(known["random"], float), np.array(known["target"], float))
 
     @property
+    def widths(self) -> str:
+        """Hidden widths of its networks, after any matching of capacity; empty if not known."""
+        return ",".join(map(str, (self.summary or {}).get("hidden", ())))
+
+    @property
     def last_metrics(self) -> Mapping[str, np.ndarray]:
         """Metrics of the last logged update, each [S, M]."""
         return self.moments[-1].metrics if self.moments else {}

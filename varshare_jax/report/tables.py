@@ -50,15 +50,18 @@ def costs(section: Section) -> Table:
     """One row per run: parameters, steps, seconds. Absent is what its files do not tell."""
     kinds = [kind for kind in _PARAMETERS
              if any(entry.run.number("parameters", kind) for entry in section.entries)]
+    sized = any(entry.run.widths for entry in section.entries)
     rows = []
     for entry in section.entries:
         run, final = entry.run, entry.run.final
-        texts = [*(_count(run.number("parameters", kind)) for kind in kinds),
+        texts = [*([run.widths or ABSENT] if sized else []),
+                 *(_count(run.number("parameters", kind)) for kind in kinds),
                  _count(final and final.env_steps), _seconds(final and final.wall_seconds),
                  _seconds(run.number("compile_seconds")), _count(run.number("steps_per_second")),
                  str(run.num_seeds)]
         rows.append((Cell(entry.label + entry.marks), *map(Cell, texts)))
-    return Table(("Method", *(_PARAMETERS[kind] for kind in kinds), f"Env{NBSP}steps",
+    return Table(("Method", *(["Widths"] if sized else []),
+                  *(_PARAMETERS[kind] for kind in kinds), f"Env{NBSP}steps",
                   f"Wall{NBSP}s", f"Compile{NBSP}s", "Steps/s", "Seeds"), tuple(rows))
 
 
