@@ -77,7 +77,8 @@ class Layout:
             outputs = self.shardings(state), None
         jitted = jax.jit(function, donate_argnums=0 if returns_state else (),
                          out_shardings=outputs)
-        return jitted.lower(state, argument).compile(dict(compiler_options))
+        with jax.set_mesh(self.mesh):
+            return jitted.lower(state, argument).compile(dict(compiler_options))
 
     def shardings(self, state: TrainState) -> TrainState:
         """A NamedSharding for each leaf."""

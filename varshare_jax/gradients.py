@@ -38,7 +38,7 @@ def pcgrad(settings: GradientsConfig, gram: jax.Array, key: jax.Array,
         # A task never conflicts with itself at first; projected, it must not meet itself.
         conflict = (dots < 0) & (others != jnp.arange(tasks))
         step = jnp.where(conflict, dots / norms, 0.0)
-        return coefficients.at[jnp.arange(tasks), others].add(-step), None
+        return replicated(coefficients.at[jnp.arange(tasks), others].add(-step)), None
 
     coefficients, _ = jax.lax.scan(project, jnp.eye(tasks), order.T)
     return coefficients.mean(0)
@@ -69,22 +69,23 @@ def worst_case_weights(gram: jax.Array, radius: jax.Array) -> jax.Array:
     task's gradient to norm 1: their norms differ by orders of magnitude, and unscaled the problem
     is too ill-conditioned for a fixed number of steps.
     """
-    norms = jnp.sqrt(jnp.diag(gram) + _EPSILON)
-    cosines = gram / norms[:, None] / norms
-    slope = gram.mean(1) / norms
+    norms = replicated(jnp.sqrt(jnp.diag(gram) + _EPSILON))
+    cosines = replicated(gram / norms[:, None] / norms)
+    slope = replicated(gram.mean(1) / norms)
     bound = jnp.maximum(jnp.abs(cosines).sum(1).max(), 1.0)
 
     def step(carry, _):
         u, ahead, momentum = carry
         length = _length(ahead, cosines)
         rate = length / (radius * bound)
-        new = _project(ahead - rate * (slope + radius / length * (cosines @ ahead)), 1 / norms)
+        gradient = slope + radius / length * (cosines @ ahead)
+        new = replicated(_project(ahead - rate * gradient, 1 / norms))
         uphill = jnp.vdot(ahead - new, new - u) > 0
         next_momentum = jnp.where(uphill, 1.0, (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2)
         speed = jnp.where(uphill, 0.0, (momentum - 1) / next_momentum)
-        return (new, new + speed * (new - u), next_momentum), None
+        return (new, replicated(new + speed * (new - u)), next_momentum), None
 
-    start = norms / gram.shape[0]
+    start = replicated(norms / gram.shape[0])
     (u, _, _), _ = jax.lax.scan(step, (start, start, jnp.ones(())), None, length=_SOLVER_STEPS)
     return u / norms
 
@@ -117,14 +118,25 @@ def combine(combiner: Combiner, grads: dict[str, Any], key: jax.Array,
     sides: dict[str, dict[str, Any]] = {}
     for name, branch in grads.items():
         sides.setdefault(name.split("_")[0] if separately else "all", {})[name] = branch
-    grams = jnp.stack([gram_matrix(branches) for branches in sides.values()])
-    coefficients = jax.vmap(combiner, (0, 0, None))(grams, jax.random.split(key, len(sides)),
-                                                    scalars)
+    grams = replicated(jnp.stack([gram_matrix(branches) for branches in sides.values()]))
+    keys = jax.random.split(key, len(sides))
+    coefficients = replicated(jax.vmap(combiner, (0, 0, None))(grams, keys, scalars))
     combined: dict[str, Any] = {}
     for branches, c in zip(sides.values(), coefficients, strict=True):
         combined |= jax.tree.map(lambda g, c=c: jnp.tensordot(c, g, 1), branches)
     conflicts = (grams < 0).sum(2) / max(1, grams.shape[1] - 1)
     return combined, {"conflict": conflicts.mean(0)}
+
+
+def replicated(x: jax.Array) -> jax.Array:
+    """`x` whole on every device, where XLA splits tasks over devices.
+
+    A loop over a split [M, M] matrix would let the devices wait for each other at every step.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.manual_axes:
+        return x
+    return jax.lax.with_sharding_constraint(x, jax.sharding.PartitionSpec())
 
 
 def gram_matrix(grads: Any) -> jax.Array:

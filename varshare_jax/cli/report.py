@@ -27,3 +27,7 @@ def main() -> None:
     """Entry point of the console script; flags may follow the directories."""
     flags.FLAGS.set_gnu_getopt(True)
     _app.run(_run)
+
+
+if __name__ == "__main__":
+    main()
