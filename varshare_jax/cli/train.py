@@ -3,8 +3,10 @@
     varshare-train --suite=cartpole10 --method=varshare --num_seeds=8 --total_steps=5_000_000 \\
         --run_dir=runs/x
 
-Suites: cartpole10 (ten cart-poles), cartpole, gymnax:<id> (gymnax:Pendulum-v1, ...).
-Methods: varshare, independent, hard_sharing, l2_soft.
+Suites: cartpole10 (ten cart-poles), mt10, mt3, mt1:<task> (Meta-World), cartpole, gymnax:<id>
+(gymnax:Pendulum-v1, ...).
+Methods: varshare, varshare_lora, varshare_horseshoe, varshare_trust_region, independent,
+hard_sharing, contextual, one_hot, l2_soft, paco, soft_modularization, pcgrad, cagrad.
 The run folder gets config.json, train.jsonl, eval.jsonl, TensorBoard events, checkpoints and, at
 the end, summary.json. A stopped or killed run goes on with --resume and the same flags.
 `varshare-report runs/* --out report.html` compares runs.
