@@ -91,6 +91,7 @@ def fall(env, action, steps, seeds, **options):
     return play()
 
 
+@pytest.mark.slow
 def test_a_falling_lander_obeys_gravity_then_crashes():
     state, out = fall(ENV, jnp.zeros(8, jnp.int32), 400, 8, gravity=-5.0)
     masses = np.array([body.mass for body in bodies.BODIES])[None, :, None]
@@ -103,6 +104,7 @@ def test_a_falling_lander_obeys_gravity_then_crashes():
     assert np.isfinite(out.observation).all()
 
 
+@pytest.mark.slow
 def test_suite_starts_ended_episodes_anew():
     suite = suites.make("lunar_lander")
     keys = lambda t: jax.random.split(jax.random.key(t), (1, 32))  # noqa: E731
@@ -136,6 +138,7 @@ def test_twenty_tasks():
     assert suites.make("lunar_lander20_continuous").action_space.size == 2
 
 
+@pytest.mark.slow
 def test_free_flight_follows_box2d():
     """The same random numbers and actions: observations agree to 1e-5 for 30 steps."""
     pytest.importorskip("Box2D")
@@ -146,6 +149,7 @@ def test_free_flight_follows_box2d():
     assert late <= 1e-3
 
 
+@pytest.mark.slow
 def test_the_heuristic_fares_as_in_box2d():
     pytest.importorskip("Box2D")
     from experiments import lunar_lander_parity as parity
@@ -161,6 +165,7 @@ def test_the_heuristic_fares_as_in_box2d():
     assert np.median(np.abs(ours.total - theirs.total)[same]) < 10
 
 
+@pytest.mark.slow
 def test_a_picture_shows_what_is_there():
     suite = suites.make("lunar_lander20")
     state, obs = suite.reset(jax.random.split(jax.random.key(0), (20, 1)))
