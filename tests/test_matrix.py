@@ -17,7 +17,7 @@ CHOICES = {
     "varshare.estimator": ("shared", "local"),
 }
 DRAWS_ONCE = ("varshare_lora", "varshare_horseshoe")  # have no per-example estimator
-ROWS = ((0, 0, 0, 0, 0, 0), (0, 0, 1, 1, 1, 1), (0, 1, 0, 1, 1, 0), (0, 1, 1, 0, 0, 1))
+ROWS = ((0, 0, 0, 0, 0, 0), (0, 0, 0, 0, 1, 1), (0, 0, 1, 1, 0, 0), (0, 1, 0, 1, 0, 1))
 
 
 def settings(row: tuple[int, ...]) -> dict:

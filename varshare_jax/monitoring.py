@@ -110,12 +110,14 @@ class RunWriter(NullWriter):
         if self._board:
             with _naming(self._folder / "tensorboard"):
                 self._board.image(tag, png, env_steps)
+                self._board.flush()
 
     def close(self) -> None:
         for file in self._files.values():
             file.close()
         if self._board:
-            self._board.close()
+            with _naming(self._folder / "tensorboard"):  # pictures may still have to be written
+                self._board.close()
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
         with _naming(self._folder / f"{name}.jsonl"):

@@ -56,22 +56,24 @@ def worst_tasks(section: Section) -> Table:
 def retention(section: Section) -> Table | None:
     """Tasks × runs: the share of the oracle's score that is kept, and its mean over tasks.
 
-    None where no oracle or no zero of the scale is known, or there is nothing to compare.
+    None where no oracle or no zero of the scale is known, the oracle learned nothing, or there is
+    nothing to compare.
     """
     scale = oracle_scale(section)
     others = [entry for entry in section.scored if entry is not section.oracle]
     if scale is None or not others:
         return None
     known = scale.high > scale.low
+    if not known.any():
+        return None
     kept = [_kept(entry, scale, known) for entry in others]
     means = np.stack([scores.mean(axis=0) for scores in kept], axis=1)
     shades = _shades(means)
     rows = [(Cell(name), *map(_share, means[m], shades[m]))
             for m, name in enumerate(section.task_names)]
-    if known.any():
-        overall = [estimate(statistics.mean, scores[:, known]) for scores in kept]
-        rows.append((Cell("Mean"), *(Cell(percent(result.value)) for result in overall)))
-        rows.append((Cell(f"95{NBSP}%{NBSP}CI"), *(_bounds(result) for result in overall)))
+    overall = [estimate(statistics.mean, scores[:, known]) for scores in kept]
+    rows.append((Cell("Mean"), *(Cell(percent(result.value)) for result in overall)))
+    rows.append((Cell(f"95{NBSP}%{NBSP}CI"), *(_bounds(result) for result in overall)))
     lost = [name for name, sound in zip(section.task_names, known, strict=True) if not sound]
     notes = (f"The oracle is no better than random on {', '.join(lost)}: nothing to keep.",)
     return Table(("Task", *(entry.label + entry.marks for entry in others)), tuple(rows),
