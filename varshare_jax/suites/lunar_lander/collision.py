@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from varshare_jax.suites.lunar_lander.bodies import CHUNKS, SKIN, SPACING, Body
-from varshare_jax.suites.lunar_lander.geometry import Pose, Scalar, Vec, select
+from varshare_jax.suites.lunar_lander.geometry import Pose, Scalar, Vec, pick, select, stack
 
 _CLIPPED = 8  # offsets of the three families of point identities, see `Manifold`
 _ON_FACE = 16
@@ -23,6 +23,23 @@ class Edge:
 
     left: Vec
     right: Vec
+
+
+@struct.dataclass
+class _Face:
+    """A reference face and what is clipped against it, in world coordinates.
+
+    `start` and `end` bound the other shape's segment, `identities` tell its features; `sides` are
+    points on the two planes that bound the face, `clipped` the families of what they cut off.
+    """
+
+    normal: Vec
+    plane: Vec
+    start: Vec
+    end: Vec
+    identities: tuple[Scalar, Scalar]
+    sides: tuple[Vec, Vec]
+    clipped: tuple[Scalar, Scalar]
 
 
 @struct.dataclass
@@ -55,18 +72,6 @@ def height_of(terrain: jax.Array, index: Scalar) -> Scalar:
                                 *terrain.shape[1:]), index)
 
 
-def pick(options, index: Scalar):
-    """The entry `index` along the leading axis of every leaf.
-
-    A sum over a one-hot mask: XLA keeps its result instead of computing it anew at every use.
-    """
-    def one(x):
-        places = jnp.arange(x.shape[0]).reshape(-1, *(1,) * index.ndim)
-        return jnp.where(places == index, x, 0).sum(0)
-
-    return jax.tree.map(one, options)
-
-
 def corners(body: Body, pose: Pose) -> tuple[Vec, Vec]:
     """Vertices and face normals in world coordinates, leaves [V]. Face i begins at vertex i."""
     turn, axes = pose.direction, (1,) * jnp.ndim(pose.angle)
@@ -87,11 +92,11 @@ def collide(body: Body, pose: Pose, edge: Edge) -> Manifold:
     apart_faces = _from_faces(vertices, normals, edge)
     apart_polygon, face = apart_faces.max(0), apart_faces.argmax(0)
     on_polygon = apart_polygon > 0.98 * apart_edge + 0.001  # Box2D's preference for the edge
-    facing_vertex, facing_normal = pick((vertices, normals), face)
-    by_edge = _clip_polygon(normal, vertices, normals, edge)
-    by_face = _clip_edge(facing_vertex, facing_normal, vertices, face, edge)
-    (start, end), identities, clipped = select(on_polygon, by_face, by_edge)
-    reference, plane = select(on_polygon, (facing_normal, facing_vertex), (normal, edge.left))
+    # Chosen before clipping, so that the long part is there once.
+    chosen = pick(stack([_edge_face(normal, vertices, normals, edge),
+                         _polygon_face(vertices, normals, face, edge)]), on_polygon)
+    reference, plane = chosen.normal, chosen.plane
+    (start, end), identities, clipped = _clip(chosen)
     touching = clipped & (jnp.maximum(apart_edge, apart_polygon) <= SKIN)
     near = [touching & (reference.dot(p - plane) <= SKIN) for p in (start, end)]
     points = (select(near[0], start, end), end)
@@ -135,40 +140,41 @@ def _following(vertices: Vec) -> Vec:
     return jax.tree.map(lambda x: jnp.roll(x, -1, axis=0), vertices)
 
 
-def _clip_polygon(normal: Vec, vertices: Vec, normals: Vec, edge: Edge):
-    """The polygon's face that looks most against the edge, cut to the edge's extent."""
+def _edge_face(normal: Vec, vertices: Vec, normals: Vec, edge: Edge) -> _Face:
+    """The edge as reference; the polygon's face that looks most against it is clipped."""
     face = normals.dot(normal).argmin(0)
     start, end = pick((vertices, _following(vertices)), face)
     below = normal.y < 0
-    first, second = select(below, (edge.left, edge.right), (edge.right, edge.left))
-    identities = face, jnp.where(face == len(normals.x) - 1, 0, face + 1)
-    return _clip((start, end), identities, normal.right(), first, second,
-                 lambda side, vertex: _CLIPPED + jnp.where(below, 4 * side, 4 - 4 * side) + vertex)
+    following = jnp.where(face == len(normals.x) - 1, 0, face + 1)
+    family = jnp.where(below, 0, 4)
+    return _Face(normal, edge.left, start, end, (face, following),
+                 select(below, (edge.left, edge.right), (edge.right, edge.left)),
+                 (_CLIPPED + family, _CLIPPED + 4 - family))
 
 
-def _clip_edge(vertex: Vec, normal: Vec, vertices: Vec, face: Scalar, edge: Edge):
-    """The edge, cut to the extent of a face of the polygon."""
-    identities = _ON_FACE + face, _ON_FACE + face
-    return _clip((edge.left, edge.right), identities, normal.right(), vertex,
-                 pick(_following(vertices), face),
-                 lambda side, _: _ON_FACE + 4 * (1 + side) + face)
+def _polygon_face(vertices: Vec, normals: Vec, face: Scalar, edge: Edge) -> _Face:
+    """A face of the polygon as reference; the edge is clipped."""
+    vertex, normal, following = pick((vertices, normals, _following(vertices)), face)
+    family = jnp.full_like(face, _ON_FACE + 4)
+    return _Face(normal, vertex, edge.left, edge.right, (_ON_FACE + face, _ON_FACE + face),
+                 (vertex, following), (family, family + 4))
 
 
-def _clip(ends: tuple[Vec, Vec], identities: tuple, axis: Vec, first: Vec, second: Vec, identify):
-    """A segment between two planes across `axis`. -> ends, identities, whether any is left."""
-    ends, identities, some = _cut(ends, identities, axis, axis.dot(first), 0, identify)
-    ends, identities, more = _cut(ends, identities, -axis, -axis.dot(second), 1, identify)
+def _clip(face: _Face):
+    """The segment between the planes beside the face. -> ends, identities, whether any is left."""
+    axis, ends, identities = face.normal.right(), (face.start, face.end), face.identities
+    ends, identities, some = _cut(ends, identities, axis, face.sides[0], face.clipped[0])
+    ends, identities, more = _cut(ends, identities, -axis, face.sides[1], face.clipped[1])
     return ends, identities, some & more
 
 
-def _cut(ends, identities, axis: Vec, offset: Scalar, side: int, identify):
+def _cut(ends, identities, axis: Vec, side: Vec, family: Scalar):
     """Cuts away what is beyond one plane. An end that remains comes before the new one."""
-    beyond = [axis.dot(p) - offset for p in ends]
+    beyond = [axis.dot(p - side) for p in ends]
     crosses = beyond[0] * beyond[1] < 0
     share = beyond[0] / jnp.where(crosses, beyond[0] - beyond[1], 1.0)
     new = ends[0] + (ends[1] - ends[0]) * share
     kept = select(beyond[0] <= 0, (ends[0], identities[0]), (ends[1], identities[1]))
-    new_identity = identify(side, identities[0] & 3)
     points = kept[0], select(crosses, new, ends[1])
-    identities = kept[1], jnp.where(crosses, new_identity, identities[1])
+    identities = kept[1], jnp.where(crosses, family + (identities[0] & 3), identities[1])
     return points, identities, crosses | ((beyond[0] <= 0) & (beyond[1] <= 0))

@@ -65,37 +65,25 @@ class Memory:
 
 
 @struct.dataclass
-class Point:
-    """A contact point in the solver of velocities. An absent one has no mass, so no effect."""
-
-    arm: Vec
-    normal_mass: Scalar
-    friction_mass: Scalar
-
-
-@struct.dataclass
 class Contact:
     """A contact in the solver of velocities: one or two points with one normal.
 
-    `xx`, `xy`, `yy` is the matrix from normal impulses to normal velocities, `determinant` its
-    inverse one; `block` says whether both points are solved together.
+    `rows` [4, 3, 2 legs, ...] turn a leg's packed motion into velocities of its points: the two
+    along the ground, then the two away from it. `masses` [4] are the inverses of what impulses of
+    1 N s do to them, 0 for an absent point. `coupling` holds the other entries of that matrix that
+    are not zero: slip 2 by slip 1, then normals by slips [2, 2]. `xx`, `xy`, `yy` is its part of
+    both normals, `determinant` the inverse one; `block` says whether they are solved together.
     """
 
-    normal: Vec
-    points: tuple[Point, Point]
+    rows: jax.Array
+    masses: jax.Array
+    slips: Scalar
+    normals: jax.Array
     xx: Scalar
     xy: Scalar
     yy: Scalar
     determinant: Scalar
     block: Scalar
-
-
-@struct.dataclass
-class Loads:
-    """Impulses of a contact's two points, N s."""
-
-    normal: tuple[Scalar, Scalar]
-    friction: tuple[Scalar, Scalar]
 
 
 def no_memory(shape: tuple[int, ...]) -> Memory:
@@ -139,63 +127,72 @@ def prepare(manifold: Manifold, pose: Pose) -> Contact:
     reference = select(manifold.on_polygon, manifold.normal.turned(turn), manifold.normal)
     plane = select(manifold.on_polygon, pose.at + manifold.plane.turned(turn), manifold.plane)
     normal = select(manifold.on_polygon, -reference, reference)
-    points, levers = [], []
-    for there, local in zip((one, two), manifold.points, strict=True):
+    tangent, levers, slip_levers = normal.right(), [], []
+    for local in manifold.points:
         point = select(manifold.on_polygon, local, pose.at + local.turned(turn))
         # The middle between both surfaces, which are half a skin off the polygons.
         arm = point - reference * (0.5 * reference.dot(point - plane)) - pose.at
-        lever, friction_lever = arm.cross(normal), arm.cross(normal.right())
-        points.append(Point(arm, jnp.where(there, 1 / _stiffness(lever, lever), 0.0),
-                            jnp.where(there, 1 / _stiffness(friction_lever, friction_lever), 0.0)))
-        levers.append(lever)
+        levers.append(arm.cross(normal))
+        slip_levers.append(arm.cross(tangent))
     xx, yy = (_stiffness(lever, lever) for lever in levers)
     xy = _stiffness(*levers)
     determinant = xx * yy - xy * xy
-    block = two & (xx * xx < 1000.0 * determinant)
-    # Box2D drops the second point of an ill-conditioned pair.
-    alone = two & ~block
-    points[1] = points[1].replace(
-        normal_mass=jnp.where(alone, 0.0, points[1].normal_mass),
-        friction_mass=jnp.where(alone, 0.0, points[1].friction_mass))
-    return Contact(normal, tuple(points), xx, xy, yy, jnp.where(block, 1 / determinant, 0.0), block)
+    well_posed = xx * xx < 1000.0 * determinant
+    solved = [one, two & well_posed]  # Box2D drops the second point of an ill-conditioned pair
+    stiffness = [*(_stiffness(lever, lever) for lever in slip_levers), xx, yy]
+    directions = [tangent, tangent, normal, normal]
+    return Contact(
+        jnp.stack([jnp.stack([direction.x, direction.y, lever]) for direction, lever
+                   in zip(directions, slip_levers + levers, strict=True)]),
+        jnp.stack([jnp.where(there, 1 / k, 0.0)
+                   for there, k in zip(solved * 2, stiffness, strict=True)]),
+        _stiffness(*slip_levers),
+        jnp.stack([jnp.stack([LEG.inverse_inertia * lever * slip for slip in slip_levers])
+                   for lever in levers]),
+        xx, xy, yy, jnp.where(solved[1], 1 / determinant, 0.0), solved[1])
 
 
 def _stiffness(lever: Scalar, other: Scalar) -> Scalar:
     return LEG.inverse_mass + LEG.inverse_inertia * lever * other
 
 
-def push(contact: Contact, loads: Loads, leg: Motion) -> Motion:
-    """The leg's motion after these impulses."""
-    tangent = contact.normal.right()
-    for point, normal, friction in zip(contact.points, loads.normal, loads.friction, strict=True):
-        leg = leg.pushed(LEG, contact.normal * normal + tangent * friction, point.arm)
-    return leg
+def push(contact: Contact, impulses: jax.Array, legs: jax.Array) -> jax.Array:
+    """The packed motions [3, 2 legs] after impulses [4, 2 legs] of the contact's rows."""
+    return legs + _per_leg(legs) * (contact.rows * impulses[:, None]).sum(0)
 
 
-def solve_velocity(contact: Contact, loads: Loads, leg: Motion) -> tuple[Loads, Motion]:
-    """One iteration: friction of both points, then their normals."""
-    tangent, frictions = contact.normal.right(), []
-    for point, normal, friction in zip(contact.points, loads.normal, loads.friction, strict=True):
-        wanted = friction - point.friction_mass * leg.at(point.arm).dot(tangent)
-        wanted = clip(wanted, -FRICTION * normal, FRICTION * normal)
-        leg = leg.pushed(LEG, tangent * (wanted - friction), point.arm)
-        frictions.append(wanted)
-    normals = _solve_normals(contact, loads.normal, leg)
-    for point, new, old in zip(contact.points, normals, loads.normal, strict=True):
-        leg = leg.pushed(LEG, contact.normal * (new - old), point.arm)
-    return Loads(normals, tuple(frictions)), leg
+def _per_leg(legs: jax.Array) -> jax.Array:
+    inverse = [LEG.inverse_mass, LEG.inverse_mass, LEG.inverse_inertia]
+    return jnp.array(inverse, jnp.float32).reshape(3, *(1,) * (legs.ndim - 1))
 
 
-def _solve_normals(contact: Contact, old: tuple, leg: Motion) -> tuple[Scalar, Scalar]:
+def solve_velocity(contact: Contact, impulses: jax.Array, legs: jax.Array):
+    """One iteration: friction of both points in turn, then their normals. -> impulses, motions.
+
+    All four velocities are taken at once and then follow the impulses through the matrix between
+    them, which is what makes this four small programs instead of one that is compiled many times.
+    """
+    slip, other_slip, u, v = (contact.rows * legs).sum(1)
+    one = clip(impulses[0] - contact.masses[0] * slip, -FRICTION * impulses[2],
+               FRICTION * impulses[2])
+    done = one - impulses[0]
+    two = clip(impulses[1] - contact.masses[1] * (other_slip + contact.slips * done),
+               -FRICTION * impulses[3], FRICTION * impulses[3])
+    more = two - impulses[1]
+    u, v = (speed + by[0] * done + by[1] * more
+            for speed, by in zip((u, v), contact.normals, strict=True))
+    new = jnp.stack([one, two, *_solve_normals(contact, impulses[2:], u, v)])
+    return new, push(contact, new - impulses, legs)
+
+
+def _solve_normals(contact: Contact, old: jax.Array, u: Scalar, v: Scalar):
     """Total normal impulses of both points: the complementarity problem by enumeration."""
-    one, two = contact.points
-    u, v = (leg.at(point.arm).dot(contact.normal) for point in contact.points)
-    alone = jnp.maximum(old[0] - one.normal_mass * u, 0.0)
+    alone = jnp.maximum(old[0] - contact.masses[2] * u, 0.0)
     b = u - contact.xx * old[0] - contact.xy * old[1]
     c = v - contact.xy * old[0] - contact.yy * old[1]
     both = ((contact.xy * c - contact.yy * b) * contact.determinant,
             (contact.xy * b - contact.xx * c) * contact.determinant)
-    only_one, only_two = -one.normal_mass * b, -two.normal_mass * c
+    only_one, only_two = -contact.masses[2] * b, -contact.masses[3] * c
     takes_both = (both[0] >= 0) & (both[1] >= 0)
     takes_one = (only_one >= 0) & (contact.xy * only_one + c >= 0)
     takes_two = (only_two >= 0) & (contact.xy * only_two + b >= 0)
@@ -208,24 +205,38 @@ def _solve_normals(contact: Contact, old: tuple, leg: Motion) -> tuple[Scalar, S
     return jnp.where(contact.block, x, alone), jnp.where(contact.block, y, zero)
 
 
-def solve_position(manifold: Manifold, leg: Pose, baumgarte: float) -> tuple[Pose, Scalar]:
-    """One correction of both points. -> the pose and the least separation found."""
-    least = 0.0
-    for identity, point in zip(manifold.identities, manifold.points, strict=True):
-        turn = leg.direction
-        there, on_polygon = identity != NO_POINT, manifold.on_polygon
-        reference = select(on_polygon, manifold.normal.turned(turn), manifold.normal)
-        plane = select(on_polygon, leg.at + manifold.plane.turned(turn), manifold.plane)
-        at = select(on_polygon, point, leg.at + point.turned(turn))
-        normal = select(on_polygon, -reference, reference)
-        apart = reference.dot(at - plane) - SKIN
-        least = jnp.minimum(least, jnp.where(there, apart, 0.0))
-        arm = at - leg.at
-        lever = arm.cross(normal)
-        wanted = clip(baumgarte * (apart + LINEAR_SLOP), -MAX_LINEAR_CORRECTION, 0.0)
-        impulse = jnp.where(there, -wanted / _stiffness(lever, lever), 0.0)
-        leg = shifted(leg, LEG, normal * impulse, arm)
-    return leg, least
+def _correct(manifolds: Manifold, legs: Pose, baumgarte: float) -> tuple[Pose, Scalar]:
+    """One correction of all points in turn. -> legs, the least separation found for each."""
+    def one(carry, given):
+        legs, least = carry
+        legs, apart = _correct_point(*given, legs, baumgarte)
+        return (legs, jnp.minimum(least, apart)), None
+
+    def of_both_points(x):
+        return jnp.repeat(x, 2, axis=0)
+
+    def in_turn(one, two):  # [2 edges] twice -> [4], the points of an edge side by side
+        return jnp.stack([one, two], 1).reshape(4, *one.shape[1:])
+
+    m = manifolds
+    given = (*jax.tree.map(of_both_points, (m.on_polygon, m.normal, m.plane)),
+             jax.tree.map(in_turn, *m.points), in_turn(*m.identities) != NO_POINT)
+    return jax.lax.scan(one, (legs, jnp.zeros_like(legs.angle)), given)[0]
+
+
+def _correct_point(on_polygon: Scalar, normal: Vec, plane: Vec, point: Vec, there: Scalar,
+                   leg: Pose, baumgarte: float) -> tuple[Pose, Scalar]:
+    turn = leg.direction
+    reference = select(on_polygon, normal.turned(turn), normal)
+    plane = select(on_polygon, leg.at + plane.turned(turn), plane)
+    at = select(on_polygon, point, leg.at + point.turned(turn))
+    normal = select(on_polygon, -reference, reference)
+    apart = reference.dot(at - plane) - SKIN
+    arm = at - leg.at
+    lever = arm.cross(normal)
+    wanted = clip(baumgarte * (apart + LINEAR_SLOP), -MAX_LINEAR_CORRECTION, 0.0)
+    impulse = jnp.where(there, -wanted / _stiffness(lever, lever), 0.0)
+    return shifted(leg, LEG, normal * impulse, arm), jnp.where(there, apart, 0.0)
 
 
 def impact_time(before: Pose, after: Pose, edge: Edge) -> tuple[Scalar, Scalar]:
@@ -276,71 +287,65 @@ def step(hull: Pose, legs: Pose, hull_motion: Motion, leg_motions: Motion,
     impulses = [joints.warm(joined[k], impulse, limits[k])
                 for k, impulse in enumerate(unstack(impulses, 2))]
     motions, impulses, loads = _solve_velocities(
-        joined, impulses, prepare(manifolds, legs), Loads(memories.normal, memories.friction),
+        joined, impulses, prepare(manifolds, legs), jnp.stack([*memories.friction, *memories.normal]),
         motions, velocity_iterations)
-    memories = memories.replace(normal=loads.normal, friction=loads.friction)
+    memories = memories.replace(friction=(loads[0], loads[1]), normal=(loads[2], loads[3]))
     poses = [pose.moved(motion, DT) for pose, motion in zip(poses, motions, strict=True)]
-    poses, solved = _solve_positions([j.limit for j in joined], manifolds, poses,
-                                     position_iterations)
+    poses, solved = _solve_positions(jnp.stack([j.limit for j in joined]), manifolds,
+                                     stack(poses), position_iterations)
+    hull, *moved = unstack(poses, 3)
     after, leg_motions, memories, flags = _impact(
-        legs, stack(poses[1:]), stack(motions[1:]), indices, edges, memories, flags)
-    return ([poses[0], *unstack(after, 2)], [motions[0], *unstack(leg_motions, 2)], impulses,
+        legs, stack(moved), stack(motions[1:]), indices, edges, memories, flags)
+    return ([hull, *unstack(after, 2)], [motions[0], *unstack(leg_motions, 2)], impulses,
             memories, flags, solved)
 
 
-def _solve_velocities(joined: list, impulses: list, contacts: Contact, loads: Loads,
+def _solve_velocities(joined: list, impulses: list, contacts: Contact, loads: jax.Array,
                       motions: list[Motion], iterations: int):
-    """Warm start and iterations. -> motions, joint impulses, loads [2 edges, 2 legs]."""
-    hull, *legs = motions
-    contacts, loads = unstack(contacts, 2), unstack(loads, 2)
-    legs = stack(legs)
+    """Warm start and iterations. -> motions, joint impulses, loads [4, 2 edges, 2 legs]."""
+    contacts, loads = _unstack_contacts(contacts), [loads[:, 0], loads[:, 1]]
+    packed = stack(motions).packed
+    legs = packed[:, 1:]
     for contact, load in zip(contacts, loads, strict=True):
         legs = push(contact, load, legs)
-    legs = unstack(legs, 2)
+    packed = jnp.concatenate([packed[:, :1], legs], 1)
+    rows = [joints.rows(k, joined[k]) for k in (0, 1)]
     for k in (1, 0):
-        hull, legs[k] = joints.push(joined[k], hull, legs[k], impulses[k].point, impulses[k].turn)
+        packed = joints.push(rows[k], jnp.stack(
+            [impulses[k].turn, impulses[k].point.x, impulses[k].point.y]), packed)
 
     def iterate(_, carry):
-        hull, legs, impulses, loads = carry
-        legs, impulses, loads = unstack(legs, 2), list(impulses), list(loads)
+        packed, impulses, loads = carry
+        impulses, loads = list(impulses), list(loads)
         for k in (1, 0):  # Box2D solves the joint made last first
-            impulses[k], hull, legs[k] = joints.solve_velocity(k, joined[k], impulses[k], hull,
-                                                               legs[k])
-        legs = stack(legs)  # contacts of one leg know nothing of the other's
+            impulses[k], packed = joints.solve_velocity(k, joined[k], rows[k], impulses[k], packed)
+        legs = packed[:, 1:]  # contacts of one leg know nothing of the other's
         for i, contact in enumerate(contacts):
             loads[i], legs = solve_velocity(contact, loads[i], legs)
-        return hull, legs, impulses, loads
+        return jnp.concatenate([packed[:, :1], legs], 1), impulses, loads
 
-    hull, legs, impulses, loads = jax.lax.fori_loop(0, iterations, iterate,
-                                                    (hull, stack(legs), impulses, loads))
-    return [hull, *unstack(legs, 2)], impulses, stack(loads)
+    packed, impulses, loads = jax.lax.fori_loop(0, iterations, iterate, (packed, impulses, loads))
+    return unstack(Motion.unpacked(packed), 3), impulses, jnp.stack(loads, 1)
 
 
-def _solve_positions(limits: list, manifolds: Manifold, poses: list[Pose], iterations: int):
+def _unstack_contacts(contacts: Contact) -> list[Contact]:
+    """One for each edge; leaves [..., 2 edges, 2 legs, batch] have the edges at that place."""
+    axis = contacts.xx.ndim
+    return [jax.tree.map(lambda x, i=i: jnp.take(x, i, axis=x.ndim - axis), contacts)
+            for i in (0, 1)]
+
+
+def _solve_positions(limits: jax.Array, manifolds: Manifold, poses: Pose, iterations: int):
     """Corrections until all errors are small. -> poses, whether they became so."""
-    manifolds = unstack(manifolds, 2)
-
     def iterate(old):
-        hull, legs = old
+        hull, legs = (jax.tree.map(lambda x, part=part: x[part], old)
+                      for part in (slice(1), slice(1, 3)))
         legs, least = _correct(manifolds, legs, _STEP_BAUMGARTE)
-        legs, solved = unstack(legs, 2), least.min(0) >= -3 * LINEAR_SLOP
-        for k in (1, 0):
-            hull, legs[k], joint_solved = joints.solve_position(k, limits[k], hull, legs[k])
-            solved &= joint_solved
-        return (hull, stack(legs)), solved
+        poses = jax.tree.map(lambda *x: jnp.concatenate(x), hull, legs)
+        poses, solved = joints.solve_both(limits, poses)
+        return poses, solved & (least.min(0) >= -3 * LINEAR_SLOP)
 
-    (hull, legs), solved = joints.corrected(iterate, (poses[0], stack(poses[1:])), iterations,
-                                            limits[0].shape)
-    return [hull, *unstack(legs, 2)], solved
-
-
-def _correct(manifolds: list[Manifold], legs: Pose, baumgarte: float) -> tuple[Pose, Scalar]:
-    """One correction of all contacts. -> legs, the least separation found for each."""
-    least = jnp.zeros_like(legs.angle)
-    for manifold in manifolds:
-        legs, apart = solve_position(manifold, legs, baumgarte)
-        least = jnp.minimum(least, apart)
-    return legs, least
+    return joints.corrected(iterate, poses, iterations, limits.shape[1:])
 
 
 def _impact(before: Pose, after: Pose, motion: Motion, indices: Scalar, edges: Edge,
@@ -362,18 +367,18 @@ def _rebound(pose: Pose, share: Scalar, motion: Motion, indices: Scalar, edges: 
     """The rest of a step after an impact. -> pose, motion, memories, flags, whether it touched."""
     manifolds = collide(LEG, pose, edges)
     pose = _solve_impact_positions(manifolds, pose)
-    contacts = unstack(prepare(manifolds, pose), 2)
-    zero = jnp.zeros_like(share)
+    contacts = _unstack_contacts(prepare(manifolds, pose))
 
     def iterate(_, carry):
-        leg, loads = carry
+        legs, loads = carry
         loads = list(loads)
         for i, contact in enumerate(contacts):
-            loads[i], leg = solve_velocity(contact, loads[i], leg)
-        return leg, loads
+            loads[i], legs = solve_velocity(contact, loads[i], legs)
+        return legs, loads
 
-    motion, _ = jax.lax.fori_loop(0, _IMPACT_VELOCITY_ITERATIONS, iterate,
-                                  (motion, [Loads((zero, zero), (zero, zero))] * 2))
+    packed, _ = jax.lax.fori_loop(0, _IMPACT_VELOCITY_ITERATIONS, iterate,
+                                  (motion.packed, [jnp.zeros((4, *share.shape))] * 2))
+    motion = Motion.unpacked(packed)
     return (pose.moved(motion, (1 - share) * DT), motion, recall(memories, indices, manifolds),
             flagged(memories, indices, manifolds, flags),
             (manifolds.identities[0] != NO_POINT).any(0))
@@ -381,8 +386,6 @@ def _rebound(pose: Pose, share: Scalar, motion: Motion, indices: Scalar, edges: 
 
 def _solve_impact_positions(manifolds: Manifold, legs: Pose) -> Pose:
     """Corrections of legs [2] at the moment of an impact."""
-    manifolds = unstack(manifolds, 2)
-
     def correct(legs):
         legs, least = _correct(manifolds, legs, _IMPACT_BAUMGARTE)
         return legs, least >= -1.5 * LINEAR_SLOP

@@ -86,6 +86,15 @@ class Motion:
         return Motion(self.linear + impulse * body.inverse_mass,
                       self.angular + body.inverse_inertia * (arm.cross(impulse) + turn))
 
+    @property
+    def packed(self) -> jax.Array:
+        """One array [3, ...]: x, y, angle."""
+        return jnp.stack([self.linear.x, self.linear.y, self.angular])
+
+    @classmethod
+    def unpacked(cls, packed: jax.Array) -> "Motion":
+        return cls(Vec(packed[0], packed[1]), packed[2])
+
     def at(self, arm: Vec) -> Vec:
         """Velocity of the point at `arm` from the centre."""
         return self.linear + arm.spun(self.angular)
@@ -114,3 +123,15 @@ def unstack(tree, count: int) -> list:
 def stack(trees: list):
     """Entries along a new leading axis."""
     return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
+
+def pick(options, index: Scalar):
+    """The entry `index` along the leading axis of every leaf.
+
+    A sum over a one-hot mask: XLA keeps its result instead of computing it anew at every use.
+    """
+    def one(x):
+        places = jnp.arange(x.shape[0]).reshape(-1, *(1,) * index.ndim)
+        return jnp.where(places == index, x, 0).sum(0)
+
+    return jax.tree.map(one, options)

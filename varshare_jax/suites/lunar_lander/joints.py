@@ -6,10 +6,12 @@ The constraints and the order of their solution are those of Box2D 2.3's b2Revol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from varshare_jax.suites.lunar_lander.bodies import (
     ANGULAR_SLOP,
+    BODIES,
     HULL,
     HULL_ANCHOR,
     LEG,
@@ -89,36 +91,57 @@ def solve_point(joint: Joint, velocity: Vec) -> Vec:
                joint.xy * velocity.x - joint.xx * velocity.y) * joint.determinant
 
 
-def push(joint: Joint, hull: Motion, leg: Motion, point: Vec, turn: Scalar):
-    """Both bodies after the joint's impulses."""
-    return (hull.pushed(HULL, -point, joint.hull_arm, -turn),
-            leg.pushed(LEG, point, joint.leg_arm, turn))
+def rows(index: int, joint: Joint) -> jax.Array:
+    """What turns packed motions [3, 3 bodies] into rate and slip of the joint: [3, 3, 3, ...]."""
+    zero = jnp.zeros_like(joint.limit)
+
+    def row(x, y, hull_lever, leg_lever):
+        columns = [[-x, -y, -hull_lever], [x, y, leg_lever], [zero, zero, zero]]
+        hull, leg, other = columns
+        bodies = [hull, leg, other] if index == 0 else [hull, other, leg]
+        return jnp.stack([jnp.stack([body[i] + zero for body in bodies]) for i in range(3)])
+
+    a, b = joint.hull_arm, joint.leg_arm
+    return jnp.stack([row(0.0, 0.0, zero + 1, zero + 1), row(1.0, 0.0, -a.y, -b.y),
+                      row(0.0, 1.0, a.x, b.x)])
 
 
-def solve_velocity(index: int, joint: Joint, impulses: Impulses, hull: Motion, leg: Motion):
-    """One iteration: the motor, then point and limit together. -> impulses, hull, leg."""
-    rate = leg.angular - hull.angular - MOTOR_SPEEDS[index]
-    motor = clip(impulses.motor - MOTOR_MASS * rate, -MAX_MOTOR_IMPULSE, MAX_MOTOR_IMPULSE)
+def push(rows: jax.Array, impulses: jax.Array, motions: jax.Array) -> jax.Array:
+    """Packed motions [3, 3 bodies] after the turning impulse and those of the point [3]."""
+    inverse = np.array([[body.inverse_mass, body.inverse_mass, body.inverse_inertia]
+                        for body in BODIES], np.float32).T
+    return motions + (inverse.reshape(3, 3, *(1,) * (motions.ndim - 2))
+                      * (rows * impulses[:, None, None]).sum(0))
+
+
+def solve_velocity(index: int, joint: Joint, rows: jax.Array, impulses: Impulses,
+                   motions: jax.Array):
+    """One iteration: the motor, then point and limit together. -> impulses, packed motions."""
+    spin, x, y = (rows * motions).sum((1, 2))
+    motor = clip(impulses.motor - MOTOR_MASS * (spin - MOTOR_SPEEDS[index]),
+                 -MAX_MOTOR_IMPULSE, MAX_MOTOR_IMPULSE)
     turn = motor - impulses.motor
-    hull = hull.replace(angular=hull.angular - HULL.inverse_inertia * turn)
-    leg = leg.replace(angular=leg.angular + LEG.inverse_inertia * turn)
-
-    slip = leg.at(joint.leg_arm) - hull.at(joint.hull_arm)
+    spin, slip = spin + turn * (1 / MOTOR_MASS), Vec(x, y) + joint.coupling * turn
     free = solve_point(joint, slip)
-    spin = leg.angular - hull.angular
-    turn = -joint.angle_mass * (spin + joint.coupling.dot(free))
-    limit = impulses.limit + turn
+    limit = impulses.limit - joint.angle_mass * (spin + joint.coupling.dot(free))
     limit = jnp.where(joint.limit * limit < 0, limit, 0.0)  # lower limits push up, upper ones down
-    turn = limit - impulses.limit
-    point = solve_point(joint, slip + joint.coupling * turn)
-    hull, leg = push(joint, hull, leg, point, turn)
-    return Impulses(impulses.point + point, limit, motor), hull, leg
+    change = limit - impulses.limit
+    point = solve_point(joint, slip + joint.coupling * change)
+    motions = push(rows, jnp.stack([turn + change, point.x, point.y]), motions)
+    return Impulses(impulses.point + point, limit, motor), motions
 
 
-def solve_position(index: int, limit: Scalar, hull: Pose, leg: Pose):
-    """One iteration. -> hull, leg, whether the errors before it were within the slop."""
+def solve_position(index: Scalar, limits: jax.Array, poses: Pose):
+    """One iteration of joint `index` (traced), leaves [3 bodies]; `limits` [2 joints].
+
+    -> poses, whether the errors before it were within the slop.
+    """
+    hull, leg = (jax.tree.map(lambda x, i=i: x[i], poses) for i in (0, index + 1))
+    lower, upper, anchor_x = (jnp.array(x, jnp.float32)[index] for x in (
+        LOWER, UPPER, [anchor.x for anchor in LEG_ANCHORS]))
+    limit = limits[index]
     angle = leg.angle - hull.angle
-    below, above = angle - LOWER[index], angle - UPPER[index]
+    below, above = angle - lower, angle - upper
     error = jnp.where(limit < 0, -below, jnp.where(limit > 0, above, 0.0))
     wanted = jnp.where(limit < 0, clip(below + ANGULAR_SLOP, -MAX_ANGULAR_CORRECTION, 0.0),
                        jnp.where(limit > 0, clip(above - ANGULAR_SLOP, 0.0,
@@ -127,25 +150,33 @@ def solve_position(index: int, limit: Scalar, hull: Pose, leg: Pose):
     hull = hull.replace(angle=hull.angle - HULL.inverse_inertia * turn)
     leg = leg.replace(angle=leg.angle + LEG.inverse_inertia * turn)
 
-    a, b = HULL_ANCHOR.turned(hull.direction), LEG_ANCHORS[index].turned(leg.direction)
+    a = HULL_ANCHOR.turned(hull.direction)
+    b = Vec(anchor_x, LEG_ANCHORS[0].y).turned(leg.direction)
     gap = leg.at + b - hull.at - a
     xx, xy, yy = _point_matrix(a, b)
     impulse = Vec(xy * gap.y - yy * gap.x, xy * gap.x - xx * gap.y) * (1 / (xx * yy - xy * xy))
     solved = (gap.dot(gap) <= LINEAR_SLOP**2) & (error <= ANGULAR_SLOP)
-    return shifted(hull, HULL, -impulse, a), shifted(leg, LEG, impulse, b), solved
+    new = shifted(hull, HULL, -impulse, a), shifted(leg, LEG, impulse, b)
+    return jax.tree.map(lambda old, one, two: jnp.concatenate(
+        [one[None], jnp.where(jnp.arange(2).reshape(2, *(1,) * one.ndim) == index, two, old[1:])]),
+        poses, *new), solved
 
 
-def solve_positions(limits: list, poses: list[Pose], iterations: int):
+def solve_both(limits: jax.Array, poses: Pose):
+    """One iteration of both joints, the one made last first; a loop, so it is compiled once."""
+    def one(i, carry):
+        poses, solved = carry
+        poses, within = solve_position(1 - i, limits, poses)
+        return poses, solved & within
+
+    return jax.lax.fori_loop(0, 2, one, (poses, jnp.ones(limits.shape[1:], bool)))
+
+
+def solve_positions(limits: jax.Array, poses: Pose, iterations: int):
     """Iterations of both joints until their errors are small. -> poses, whether they became so."""
-    def iterate(carry):
-        hull, *legs = carry
-        hull, legs[1], one = solve_position(1, limits[1], hull, legs[1])
-        hull, legs[0], two = solve_position(0, limits[0], hull, legs[0])
-        return [hull, *legs], one & two
-
     if iterations == 1:
-        return iterate(poses)
-    return corrected(iterate, poses, iterations, limits[0].shape)
+        return solve_both(limits, poses)
+    return corrected(lambda poses: solve_both(limits, poses), poses, iterations, limits.shape[1:])
 
 
 def corrected(iterate, start, iterations: int, shape: tuple[int, ...]):
