@@ -215,7 +215,8 @@ class MultiTaskNetwork:
         Its own parameters, the means of random ones; output layers only where it has no others.
         P = 0 if tasks own nothing, or share nothing that would make their parameters comparable.
         """
-        task = jax.vmap(self.method.residual)(variables["task"]) if variables["shared"] else {}
+        own = variables["task"] if variables["shared"] else {}
+        task = jax.vmap(self.method.residual)(own) if own else {}  # vmap needs something to map
         trunk = {name: branch for name, branch in task.items() if name not in HEADS}
         leaves = jax.tree.leaves(trunk or task, is_leaf=is_gaussian)
         means = [leaf.mean if is_gaussian(leaf) else leaf for leaf in leaves]
