@@ -287,8 +287,8 @@ def step(hull: Pose, legs: Pose, hull_motion: Motion, leg_motions: Motion,
     impulses = [joints.warm(joined[k], impulse, limits[k])
                 for k, impulse in enumerate(unstack(impulses, 2))]
     motions, impulses, loads = _solve_velocities(
-        joined, impulses, prepare(manifolds, legs), jnp.stack([*memories.friction, *memories.normal]),
-        motions, velocity_iterations)
+        joined, impulses, prepare(manifolds, legs),
+        jnp.stack([*memories.friction, *memories.normal]), motions, velocity_iterations)
     memories = memories.replace(friction=(loads[0], loads[1]), normal=(loads[2], loads[3]))
     poses = [pose.moved(motion, DT) for pose, motion in zip(poses, motions, strict=True)]
     poses, solved = _solve_positions(jnp.stack([j.limit for j in joined]), manifolds,

@@ -25,7 +25,6 @@ from varshare_jax.suites.lunar_lander.bodies import (
     UPPER,
 )
 from varshare_jax.suites.lunar_lander.geometry import (
-    Motion,
     Pose,
     Scalar,
     Vec,
