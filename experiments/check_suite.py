@@ -41,7 +41,8 @@ def play_elsewhere(trained: vs.Result, suite: str, episodes: int = 20) -> np.nda
 
     keys = jnp.stack([evaluation_key(s, 0) for s in range(_SEEDS.value)])
     state = jax.device_put(jax.device_get(trained.state), jax.devices()[0])
-    return np.asarray(jax.jit(jax.vmap(play))(state, keys))
+    options = dict(problem.suite.compiler_options)
+    return np.asarray(jax.jit(jax.vmap(play), compiler_options=options)(state, keys))
 
 
 def main(argv: list[str]) -> None:

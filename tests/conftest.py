@@ -152,8 +152,10 @@ UPDATES = 6
 SUITES = {"cartpole10": (4, 10), "cartpole": (2, 1), "gymnax:Pendulum-v1": (1, 1)}  # S, M
 # Every suite at least once; the first pair is what most tests run.
 # Methods whose states differ in kind: none of their own, residuals, posteriors, what changes after
-# an update, what steers the penalty.
-RESUMED = ("varshare", "l2_soft", "hard_sharing", "paco", "varshare_trust_region")
+# an update, what steers the penalty, controllers of β and σ_prior.
+CONTROLS = {"varshare_trust_region": "sigma_adaptive",
+            "varshare_lora": "empirical_bayes", "varshare_horseshoe": "triggered"}
+RESUMED = ("varshare", "l2_soft", "hard_sharing", "paco", *CONTROLS)
 PAIRS = dict(zip(RESUMED, itertools.cycle(SUITES), strict=False))
 # The moments of an interruption: 4 has just been saved, or has been trained but not saved.
 STOPS = {
@@ -185,7 +187,8 @@ def settings_of(tiny):
         every = 2 if stop_of(method) == "SIGKILL" else 50
         return tiny(suite=suite, method=method, num_seeds=seeds, run_dir=str(folder),
                     total_steps=UPDATES * tasks * 16 - 5,
-                    **{"run.checkpoint_every": every, "run.eval_every": 2})
+                    **{"run.checkpoint_every": every, "run.eval_every": 2, "control.every": 3,
+                       "varshare.control": CONTROLS.get(method, "fixed")})
 
     return make
 

@@ -1,5 +1,7 @@
 """LunarLander against Box2D where it is installed, and against what holds without it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from varshare_jax import suites
 from varshare_jax.errors import UserError
 from varshare_jax.suites import lunar_lander
+from varshare_jax.suites.base import without_fusion_emitters
 from varshare_jax.suites.lunar_lander import bodies, collision
 from varshare_jax.suites.lunar_lander.batching import where_needed
 from varshare_jax.suites.lunar_lander.env import draw_start, observe
@@ -80,7 +83,7 @@ def fall(env, action, steps, seeds, **options):
     start = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1),
                          jax.vmap(draw_start)(jax.random.split(jax.random.key(0), seeds)))
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=without_fusion_emitters())
     def play():
         def step(state, _):
             state, out = env.transition(state, action, jnp.zeros((2, seeds)), params)
@@ -109,7 +112,7 @@ def test_suite_starts_ended_episodes_anew():
     suite = suites.make("lunar_lander")
     keys = lambda t: jax.random.split(jax.random.key(t), (1, 32))  # noqa: E731
     state, _ = suite.reset(keys(0))
-    step, ended = jax.jit(suite.step), 0
+    step, ended = jax.jit(suite.step, compiler_options=dict(suite.compiler_options)), 0
     for t in range(1, 140):
         state, out = step(keys(t), state, jnp.zeros((1, 32), jnp.int32))
         done = np.asarray(out.terminated | out.truncated)

@@ -87,6 +87,17 @@ def test_nan_becomes_null(tmp_path):
     assert "train_tasks/return/easy" not in board.Tags()["scalars"]
 
 
+def test_what_a_layer_has_in_common_for_all_tasks_is_one_curve(tmp_path):
+    writer = RunWriter(tmp_path, TASKS, 0, 0, True)
+    row = train_row(1)
+    row["metrics"] |= {"sigma_prior/0": [[0.1, 0.1]] * 3, "kl/0": [[0.1, 0.2]] * 3}
+    writer.train(row)
+    writer.close()
+    tags = curves(tmp_path).Tags()["scalars"]
+    assert {"train/sigma_prior/0", "train/kl/0", "train_tasks/kl/0/easy"} <= set(tags)
+    assert "train_tasks/sigma_prior/0/easy" not in tags
+
+
 def test_plain_turns_everything_into_json():
     content = {"a": np.float32("nan"), 1: (np.int32(3), [np.bool_(True)]), "x": np.ones((1, 2)),
                "none": None, "text": "t", "inf": float("-inf")}

@@ -138,7 +138,9 @@ class RunWriter(NullWriter):
             self._scalar(f"{prefix}/{name}", values, step)
             if values.ndim != 2:
                 continue
-            for m, task in enumerate(self._tasks):
+            # Some of what a layer has, such as a learned σ_prior, is one for all tasks.
+            common = "/" in name and (values == values[:, :1]).all()
+            for m, task in enumerate(() if common else self._tasks):
                 self._scalar(f"{prefix}_tasks/{name}/{task}", values[:, m], step)
             for s in range(values.shape[0]):
                 self._scalar(f"{prefix}_seeds/{name}/{s}", values[s], step)

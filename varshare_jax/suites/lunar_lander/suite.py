@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from varshare_jax.suites.base import Suite
+from varshare_jax.suites.base import Suite, without_fusion_emitters
 from varshare_jax.suites.lunar_lander.env import (
     ACTION_SIZE,
     MAX_STEPS,
@@ -37,6 +37,7 @@ class LunarLanderSuite(Suite):
         self.name, self.task_names = name, tuple(task.name for task in tasks)
         self.action_space = Continuous(ACTION_SIZE) if continuous else Discrete(NUM_ACTIONS)
         self.env, self._tasks = LunarLander(continuous), tasks
+        self.compiler_options = without_fusion_emitters()
 
     def params(self, shape: tuple[int, int]) -> Params:
         """The tasks' parameters, leaves [M, N]."""
