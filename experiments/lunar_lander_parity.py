@@ -20,7 +20,6 @@ from scipy import stats
 
 from varshare_jax import environment
 from varshare_jax.suites import lunar_lander
-from varshare_jax.suites.base import without_fusion_emitters
 
 _SEEDS = flags.DEFINE_integer("seeds", 1000, "episodes of each configuration")
 _FIRST = flags.DEFINE_integer("first_seed", 10_000, "the first seed; the others follow")
@@ -84,7 +83,7 @@ def heuristic(obs: jax.Array, continuous: bool) -> jax.Array:
     return jnp.where((hover > jnp.abs(turn)) & (hover > 0.05), 2, side)
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=without_fusion_emitters())
+@functools.partial(jax.jit, static_argnums=0)
 def play(env: lunar_lander.LunarLander, params: lunar_lander.Params, start: lunar_lander.Start,
          dispersion: jax.Array) -> Episodes:
     """The heuristic's episodes, all at once until the last has ended."""
@@ -138,7 +137,7 @@ def free_flight_error(options: dict, seeds: range, steps: int = 300) -> tuple[fl
     originals = [gymnasium.make("LunarLander-v3", **options) for _ in seeds]
     expected = np.stack([e.reset(seed=s)[0] for s, e in zip(seeds, originals, strict=True)], 1)
     errors, playing = [np.abs(obs - expected).max()], np.ones(len(seeds), bool)
-    step = jax.jit(env.transition, compiler_options=without_fusion_emitters())
+    step = jax.jit(env.transition)
     actions = np.random.default_rng(0).integers(0, 4, (steps, len(seeds)))
     for t, action in enumerate(actions):
         state, out = step(state, action, dispersion[t], params)

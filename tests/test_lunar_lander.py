@@ -1,7 +1,5 @@
 """LunarLander against Box2D where it is installed, and against what holds without it."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,6 @@ import pytest
 from varshare_jax import suites
 from varshare_jax.errors import UserError
 from varshare_jax.suites import lunar_lander
-from varshare_jax.suites.base import without_fusion_emitters
 from varshare_jax.suites.lunar_lander import bodies, collision
 from varshare_jax.suites.lunar_lander.batching import where_needed
 from varshare_jax.suites.lunar_lander.env import draw_start, observe
@@ -80,10 +77,9 @@ def test_a_peak_pokes_the_side_of_a_leg():
 def fall(env, action, steps, seeds, **options):
     """Outcomes [T, ...] of always the same action."""
     params = jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds,)), lunar_lander.Params(**options))
-    start = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1),
-                         jax.vmap(draw_start)(jax.random.split(jax.random.key(0), seeds)))
+    start = draw_start(jax.random.split(jax.random.key(0), seeds))
 
-    @functools.partial(jax.jit, compiler_options=without_fusion_emitters())
+    @jax.jit
     def play():
         def step(state, _):
             state, out = env.transition(state, action, jnp.zeros((2, seeds)), params)
@@ -94,7 +90,6 @@ def fall(env, action, steps, seeds, **options):
     return play()
 
 
-@pytest.mark.slow
 def test_a_falling_lander_obeys_gravity_then_crashes():
     state, out = fall(ENV, jnp.zeros(8, jnp.int32), 400, 8, gravity=-5.0)
     masses = np.array([body.mass for body in bodies.BODIES])[None, :, None]
@@ -107,12 +102,11 @@ def test_a_falling_lander_obeys_gravity_then_crashes():
     assert np.isfinite(out.observation).all()
 
 
-@pytest.mark.slow
 def test_suite_starts_ended_episodes_anew():
     suite = suites.make("lunar_lander")
     keys = lambda t: jax.random.split(jax.random.key(t), (1, 32))  # noqa: E731
     state, _ = suite.reset(keys(0))
-    step, ended = jax.jit(suite.step, compiler_options=dict(suite.compiler_options)), 0
+    step, ended = jax.jit(suite.step), 0
     for t in range(1, 140):
         state, out = step(keys(t), state, jnp.zeros((1, 32), jnp.int32))
         done = np.asarray(out.terminated | out.truncated)
@@ -141,7 +135,6 @@ def test_twenty_tasks():
     assert suites.make("lunar_lander20_continuous").action_space.size == 2
 
 
-@pytest.mark.slow
 def test_free_flight_follows_box2d():
     """The same random numbers and actions: observations agree to 1e-5 for 30 steps."""
     pytest.importorskip("Box2D")
@@ -152,7 +145,6 @@ def test_free_flight_follows_box2d():
     assert late <= 1e-3
 
 
-@pytest.mark.slow
 def test_the_heuristic_fares_as_in_box2d():
     pytest.importorskip("Box2D")
     from experiments import lunar_lander_parity as parity
@@ -168,7 +160,6 @@ def test_the_heuristic_fares_as_in_box2d():
     assert np.median(np.abs(ours.total - theirs.total)[same]) < 10
 
 
-@pytest.mark.slow
 def test_a_picture_shows_what_is_there():
     suite = suites.make("lunar_lander20")
     state, obs = suite.reset(jax.random.split(jax.random.key(0), (20, 1)))

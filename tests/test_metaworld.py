@@ -17,6 +17,7 @@ import mujoco
 
 from experiments import parity_metaworld as parity
 from varshare_jax.suites.metaworld import scenes
+from varshare_jax.suites.metaworld import suite as suite_module
 
 
 def keys(seed, *shape):
@@ -176,3 +177,9 @@ def test_missing_packages_and_other_versions_are_named(monkeypatch):
 def test_too_many_envs_are_refused_before_anything_is_compiled(mt3):
     with pytest.raises(UserError, match=r"need about .* GiB .* set --ppo.num_envs .* at most"):
         jax.eval_shape(mt3[0].reset, jax.ShapeDtypeStruct((3, 10**8), jax.random.key(0).dtype))
+
+
+def test_the_compiler_option_goes_where_it_is_known(monkeypatch):
+    for version, expected in (("0.10.2", {"xla_cpu_use_fusion_emitters": False}), ("0.11.2", {})):
+        monkeypatch.setattr(jax, "__version__", version)
+        assert suite_module.compiler_options() == expected

@@ -8,7 +8,7 @@ import pytest
 
 from varshare_jax import suites
 from varshare_jax.errors import UserError
-from varshare_jax.suites import base, cartpole
+from varshare_jax.suites import cartpole
 from varshare_jax.types import Continuous, Discrete
 
 
@@ -122,9 +122,3 @@ def test_random_returns_are_those_of_random_actions():
     assert done.all()
     np.testing.assert_allclose(total.mean(1), suite.score_range.random, rtol=0.1)
     assert suite.score_range.target == (500.0,) * 10
-
-
-def test_the_compiler_option_goes_where_it_is_known(monkeypatch):
-    for version, expected in (("0.10.2", {"xla_cpu_use_fusion_emitters": False}), ("0.11.2", {})):
-        monkeypatch.setattr(jax, "__version__", version)
-        assert base.without_fusion_emitters() == expected

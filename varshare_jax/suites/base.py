@@ -76,15 +76,3 @@ class Suite(abc.ABC):
 
         keys [M, N], fresh ones at every step; action [M, N] (discrete) or [M, N, A].
         """
-
-
-def without_fusion_emitters() -> dict[str, Any]:
-    """`compiler_options` for chains of rigid bodies.
-
-    XLA's CPU backend in jax 0.10 fuses such a chain into one kernel that recomputes it over and
-    over, and takes minutes or never finishes; jax 0.11 neither does so nor knows the option.
-    """
-    version = tuple(map(int, jax.__version__.split(".")[:2]))
-    if jax.default_backend() != "cpu" or version >= (0, 11):
-        return {}
-    return {"xla_cpu_use_fusion_emitters": False}

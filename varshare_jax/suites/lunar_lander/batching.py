@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
-CHUNK = 256
+CHUNK = 128
 
 
 def where_needed(function, needed: jax.Array, arguments, otherwise, chunk: int = CHUNK):

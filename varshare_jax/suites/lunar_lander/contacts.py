@@ -68,22 +68,29 @@ class Memory:
 class Contact:
     """A contact in the solver of velocities: one or two points with one normal.
 
-    `rows` [4, 3, 2 legs, ...] turn a leg's packed motion into velocities of its points: the two
-    along the ground, then the two away from it. `masses` [4] are the inverses of what impulses of
-    1 N s do to them, 0 for an absent point. `coupling` holds the other entries of that matrix that
-    are not zero: slip 2 by slip 1, then normals by slips [2, 2]. `xx`, `xy`, `yy` is its part of
-    both normals, `determinant` the inverse one; `block` says whether they are solved together.
+    `slips` and `levers` are the arms of impulses at its points along the ground and away from it;
+    `masses` the inverses of what such impulses of 1 N s do there (slips, then normals), 0 for an
+    absent point. `xx`, `xy`, `yy` is the matrix of both normals, `determinant` the inverse one;
+    `block` says whether they are solved together.
     """
 
-    rows: jax.Array
-    masses: jax.Array
-    slips: Scalar
-    normals: jax.Array
+    normal: Vec
+    slips: tuple[Scalar, Scalar]
+    levers: tuple[Scalar, Scalar]
+    masses: tuple[Scalar, Scalar, Scalar, Scalar]
     xx: Scalar
     xy: Scalar
     yy: Scalar
     determinant: Scalar
     block: Scalar
+
+
+@struct.dataclass
+class Load:
+    """Impulses at the points of a contact, N s."""
+
+    friction: tuple[Scalar, Scalar]
+    normal: tuple[Scalar, Scalar]
 
 
 def no_memory(shape: tuple[int, ...]) -> Memory:
@@ -140,52 +147,49 @@ def prepare(manifold: Manifold, pose: Pose) -> Contact:
     well_posed = xx * xx < 1000.0 * determinant
     solved = [one, two & well_posed]  # Box2D drops the second point of an ill-conditioned pair
     stiffness = [*(_stiffness(lever, lever) for lever in slip_levers), xx, yy]
-    directions = [tangent, tangent, normal, normal]
-    return Contact(
-        jnp.stack([jnp.stack([direction.x, direction.y, lever]) for direction, lever
-                   in zip(directions, slip_levers + levers, strict=True)]),
-        jnp.stack([jnp.where(there, 1 / k, 0.0)
-                   for there, k in zip(solved * 2, stiffness, strict=True)]),
-        _stiffness(*slip_levers),
-        jnp.stack([jnp.stack([LEG.inverse_inertia * lever * slip for slip in slip_levers])
-                   for lever in levers]),
-        xx, xy, yy, jnp.where(solved[1], 1 / determinant, 0.0), solved[1])
+    masses = tuple(jnp.where(there, 1 / k, 0.0)
+                   for there, k in zip(solved * 2, stiffness, strict=True))
+    return Contact(normal, tuple(slip_levers), tuple(levers), masses, xx, xy, yy,
+                   jnp.where(solved[1], 1 / determinant, 0.0), solved[1])
 
 
 def _stiffness(lever: Scalar, other: Scalar) -> Scalar:
     return LEG.inverse_mass + LEG.inverse_inertia * lever * other
 
 
-def push(contact: Contact, impulses: jax.Array, legs: jax.Array) -> jax.Array:
-    """The packed motions [3, 2 legs] after impulses [4, 2 legs] of the contact's rows."""
-    return legs + _per_leg(legs) * (contact.rows * impulses[:, None]).sum(0)
+def push(contact: Contact, load: Load, leg: Motion) -> Motion:
+    """The leg's motion after impulses at the contact's points."""
+    normal, tangent = contact.normal, contact.normal.right()
+    impulse = tangent * sum(load.friction) + normal * sum(load.normal)
+    turn = sum(lever * x for lever, x in zip(contact.slips + contact.levers,
+                                             load.friction + load.normal, strict=True))
+    return Motion(leg.linear + impulse * LEG.inverse_mass,
+                  leg.angular + LEG.inverse_inertia * turn)
 
 
-def _per_leg(legs: jax.Array) -> jax.Array:
-    inverse = [LEG.inverse_mass, LEG.inverse_mass, LEG.inverse_inertia]
-    return jnp.array(inverse, jnp.float32).reshape(3, *(1,) * (legs.ndim - 1))
+def solve_velocity(contact: Contact, load: Load, leg: Motion) -> tuple[Load, Motion]:
+    """One iteration: friction of both points in turn, then their normals.
 
-
-def solve_velocity(contact: Contact, impulses: jax.Array, legs: jax.Array):
-    """One iteration: friction of both points in turn, then their normals. -> impulses, motions.
-
-    All four velocities are taken at once and then follow the impulses through the matrix between
-    them, which is what makes this four small programs instead of one that is compiled many times.
+    Friction turns the leg but does not move it along the normal, so only the spin is followed
+    from point to point.
     """
-    slip, other_slip, u, v = (contact.rows * legs).sum(1)
-    one = clip(impulses[0] - contact.masses[0] * slip, -FRICTION * impulses[2],
-               FRICTION * impulses[2])
-    done = one - impulses[0]
-    two = clip(impulses[1] - contact.masses[1] * (other_slip + contact.slips * done),
-               -FRICTION * impulses[3], FRICTION * impulses[3])
-    more = two - impulses[1]
-    u, v = (speed + by[0] * done + by[1] * more
-            for speed, by in zip((u, v), contact.normals, strict=True))
-    new = jnp.stack([one, two, *_solve_normals(contact, impulses[2:], u, v)])
-    return new, push(contact, new - impulses, legs)
+    slip, spin = contact.normal.right().dot(leg.linear), leg.angular
+    friction, moved = [], 0.0
+    for i in (0, 1):
+        old, most = load.friction[i], FRICTION * load.normal[i]
+        speed = slip + LEG.inverse_mass * moved + contact.slips[i] * spin
+        new = clip(old - contact.masses[i] * speed, -most, most)
+        spin += LEG.inverse_inertia * contact.slips[i] * (new - old)
+        moved += new - old
+        friction.append(new)
+    away = contact.normal.dot(leg.linear)
+    normal = _solve_normals(contact, load.normal, *(away + lever * spin
+                                                    for lever in contact.levers))
+    new = Load(tuple(friction), normal)
+    return new, push(contact, jax.tree.map(jnp.subtract, new, load), leg)
 
 
-def _solve_normals(contact: Contact, old: jax.Array, u: Scalar, v: Scalar):
+def _solve_normals(contact: Contact, old: tuple[Scalar, Scalar], u: Scalar, v: Scalar):
     """Total normal impulses of both points: the complementarity problem by enumeration."""
     alone = jnp.maximum(old[0] - contact.masses[2] * u, 0.0)
     b = u - contact.xx * old[0] - contact.xy * old[1]
@@ -286,10 +290,10 @@ def step(hull: Pose, legs: Pose, hull_motion: Motion, leg_motions: Motion,
     joined = [joints.prepare(k, poses[0], poses[k + 1]) for k in (0, 1)]
     impulses = [joints.warm(joined[k], impulse, limits[k])
                 for k, impulse in enumerate(unstack(impulses, 2))]
-    motions, impulses, loads = _solve_velocities(
-        joined, impulses, prepare(manifolds, legs),
-        jnp.stack([*memories.friction, *memories.normal]), motions, velocity_iterations)
-    memories = memories.replace(friction=(loads[0], loads[1]), normal=(loads[2], loads[3]))
+    motions, impulses, load = _solve_velocities(
+        joined, impulses, prepare(manifolds, legs), Load(memories.friction, memories.normal),
+        motions, velocity_iterations)
+    memories = memories.replace(friction=load.friction, normal=load.normal)
     poses = [pose.moved(motion, DT) for pose, motion in zip(poses, motions, strict=True)]
     poses, solved = _solve_positions(jnp.stack([j.limit for j in joined]), manifolds,
                                      stack(poses), position_iterations)
@@ -300,39 +304,34 @@ def step(hull: Pose, legs: Pose, hull_motion: Motion, leg_motions: Motion,
             memories, flags, solved)
 
 
-def _solve_velocities(joined: list, impulses: list, contacts: Contact, loads: jax.Array,
+def _solve_velocities(joined: list, impulses: list, contacts: Contact, load: Load,
                       motions: list[Motion], iterations: int):
-    """Warm start and iterations. -> motions, joint impulses, loads [4, 2 edges, 2 legs]."""
-    contacts, loads = _unstack_contacts(contacts), [loads[:, 0], loads[:, 1]]
-    packed = stack(motions).packed
-    legs = packed[:, 1:]
-    for contact, load in zip(contacts, loads, strict=True):
-        legs = push(contact, load, legs)
-    packed = jnp.concatenate([packed[:, :1], legs], 1)
-    rows = [joints.rows(k, joined[k]) for k in (0, 1)]
+    """Warm start and iterations. -> motions, joint impulses (lists), the contacts' load.
+
+    Contacts and load have leaves [2 edges, 2 legs, ...]. In the loop every number is an array of
+    its own: XLA makes vector code of that, and none of what picks entries out of stacked ones.
+    """
+    contacts, loads = ([unstack(edge, 2) for edge in unstack(x, 2)] for x in (contacts, load))
+    hull, *legs = motions
+    for edge in (0, 1):
+        legs = [push(contacts[edge][k], loads[edge][k], legs[k]) for k in (0, 1)]
     for k in (1, 0):
-        packed = joints.push(rows[k], jnp.stack(
-            [impulses[k].turn, impulses[k].point.x, impulses[k].point.y]), packed)
+        hull, legs[k] = joints.push(joined[k], impulses[k], hull, legs[k])
 
     def iterate(_, carry):
-        packed, impulses, loads = carry
-        impulses, loads = list(impulses), list(loads)
+        hull, legs, impulses, loads = carry
         for k in (1, 0):  # Box2D solves the joint made last first
-            impulses[k], packed = joints.solve_velocity(k, joined[k], rows[k], impulses[k], packed)
-        legs = packed[:, 1:]  # contacts of one leg know nothing of the other's
-        for i, contact in enumerate(contacts):
-            loads[i], legs = solve_velocity(contact, loads[i], legs)
-        return jnp.concatenate([packed[:, :1], legs], 1), impulses, loads
+            impulses[k], hull, legs[k] = joints.solve_velocity(k, joined[k], impulses[k], hull,
+                                                               legs[k])
+        for k in (0, 1):
+            for edge in (0, 1):
+                loads[edge][k], legs[k] = solve_velocity(contacts[edge][k], loads[edge][k],
+                                                         legs[k])
+        return hull, legs, impulses, loads
 
-    packed, impulses, loads = jax.lax.fori_loop(0, iterations, iterate, (packed, impulses, loads))
-    return unstack(Motion.unpacked(packed), 3), impulses, jnp.stack(loads, 1)
-
-
-def _unstack_contacts(contacts: Contact) -> list[Contact]:
-    """One for each edge; leaves [..., 2 edges, 2 legs, batch] have the edges at that place."""
-    axis = contacts.xx.ndim
-    return [jax.tree.map(lambda x, i=i: jnp.take(x, i, axis=x.ndim - axis), contacts)
-            for i in (0, 1)]
+    hull, legs, impulses, loads = jax.lax.fori_loop(
+        0, iterations, iterate, (hull, legs, impulses, loads))
+    return [hull, *legs], impulses, stack([stack(edge) for edge in loads])
 
 
 def _solve_positions(limits: jax.Array, manifolds: Manifold, poses: Pose, iterations: int):
@@ -367,18 +366,17 @@ def _rebound(pose: Pose, share: Scalar, motion: Motion, indices: Scalar, edges: 
     """The rest of a step after an impact. -> pose, motion, memories, flags, whether it touched."""
     manifolds = collide(LEG, pose, edges)
     pose = _solve_impact_positions(manifolds, pose)
-    contacts = _unstack_contacts(prepare(manifolds, pose))
+    contacts = unstack(prepare(manifolds, pose), 2)
+    zero = jnp.zeros_like(share)
 
     def iterate(_, carry):
-        legs, loads = carry
-        loads = list(loads)
-        for i, contact in enumerate(contacts):
-            loads[i], legs = solve_velocity(contact, loads[i], legs)
-        return legs, loads
+        leg, loads = carry
+        for edge, contact in enumerate(contacts):
+            loads[edge], leg = solve_velocity(contact, loads[edge], leg)
+        return leg, loads
 
-    packed, _ = jax.lax.fori_loop(0, _IMPACT_VELOCITY_ITERATIONS, iterate,
-                                  (motion.packed, [jnp.zeros((4, *share.shape))] * 2))
-    motion = Motion.unpacked(packed)
+    motion, _ = jax.lax.fori_loop(0, _IMPACT_VELOCITY_ITERATIONS, iterate,
+                                  (motion, [Load((zero, zero), (zero, zero))] * 2))
     return (pose.moved(motion, (1 - share) * DT), motion, recall(memories, indices, manifolds),
             flagged(memories, indices, manifolds, flags),
             (manifolds.identities[0] != NO_POINT).any(0))

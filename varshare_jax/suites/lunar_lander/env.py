@@ -174,15 +174,15 @@ class LunarLander:
         dispersion_key, reset_key = jax.random.split(key)
         state, out = self.transition(state, action, draw_dispersion(dispersion_key), params)
         done = out.terminated | out.truncated
-        first = self.restart(done, draw_start(reset_key), params, (out.observation, state))
+        first = self.restart(done, reset_key, params, (out.observation, state))
         info = {"terminated": out.terminated, "truncated": out.truncated, "landed": out.landed,
                 "final_observation": out.observation}
         return *first, out.reward, done, info
 
-    def restart(self, done: jax.Array, start: Start, params: Params, otherwise):
-        """`begin` where episodes are done, else `otherwise`: a pair (observation, state)."""
+    def restart(self, done: jax.Array, keys: jax.Array, params: Params, otherwise):
+        """`reset` where episodes are done, else `otherwise`: a pair (observation, state)."""
         params = jax.tree.map(lambda x: jnp.broadcast_to(x, done.shape), params)
-        return where_needed(lambda given: self.begin(*given), done, (start, params), otherwise)
+        return where_needed(lambda given: self.reset(*given), done, (keys, params), otherwise)
 
     def _advance(self, state: State, params: Params, main: Scalar, side: Scalar,
                  direction: Scalar, dispersion: jax.Array) -> tuple[State, Outcome]:
@@ -236,18 +236,27 @@ class LunarLander:
         return state, solved, crashed
 
 
-def draw_start(key: jax.Array) -> Start:
-    """The random part of a reset, for one key."""
-    heights, force, indices = jax.random.split(key, 3)
-    first, second = jax.random.randint(indices, (2,), -9999, 9999)
-    return Start(jax.random.uniform(heights, (CHUNKS + 1,), maxval=WORLD.y / 2),
-                 jax.random.uniform(force, (2,), minval=-_INITIAL_FORCE, maxval=_INITIAL_FORCE),
-                 first, second)
+def draw_start(keys: jax.Array) -> Start:
+    """The random part of resets: keys [...] -> leaves [..., batch axes of the keys]."""
+    def draw(key):
+        heights, force, indices = jax.random.split(key, 3)
+        first, second = jax.random.randint(indices, (2,), -9999, 9999)
+        return Start(
+            jax.random.uniform(heights, (CHUNKS + 1,), maxval=WORLD.y / 2),
+            jax.random.uniform(force, (2,), minval=-_INITIAL_FORCE, maxval=_INITIAL_FORCE),
+            first, second)
+
+    return _for_each(draw, keys)
 
 
-def draw_dispersion(key: jax.Array) -> jax.Array:
-    """The engines' noise of one step [2], for one key."""
-    return jax.random.uniform(key, (2,), minval=-1.0, maxval=1.0)
+def draw_dispersion(keys: jax.Array) -> jax.Array:
+    """The engines' noise of a step: keys [...] -> [2, ...]."""
+    return _for_each(lambda key: jax.random.uniform(key, (2,), minval=-1.0, maxval=1.0), keys)
+
+
+def _for_each(draw, keys: jax.Array):
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1).reshape(*x.shape[1:], *keys.shape),
+                        jax.vmap(draw)(keys.reshape(-1)))
 
 
 def check_params(gravity: float, wind_power: float, turbulence_power: float) -> None:

@@ -86,15 +86,6 @@ class Motion:
         return Motion(self.linear + impulse * body.inverse_mass,
                       self.angular + body.inverse_inertia * (arm.cross(impulse) + turn))
 
-    @property
-    def packed(self) -> jax.Array:
-        """One array [3, ...]: x, y, angle."""
-        return jnp.stack([self.linear.x, self.linear.y, self.angular])
-
-    @classmethod
-    def unpacked(cls, packed: jax.Array) -> "Motion":
-        return cls(Vec(packed[0], packed[1]), packed[2])
-
     def at(self, arm: Vec) -> Vec:
         """Velocity of the point at `arm` from the centre."""
         return self.linear + arm.spun(self.angular)

@@ -6,12 +6,10 @@ The constraints and the order of their solution are those of Box2D 2.3's b2Revol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
 from varshare_jax.suites.lunar_lander.bodies import (
     ANGULAR_SLOP,
-    BODIES,
     HULL,
     HULL_ANCHOR,
     LEG,
@@ -25,6 +23,7 @@ from varshare_jax.suites.lunar_lander.bodies import (
     UPPER,
 )
 from varshare_jax.suites.lunar_lander.geometry import (
+    Motion,
     Pose,
     Scalar,
     Vec,
@@ -90,44 +89,27 @@ def solve_point(joint: Joint, velocity: Vec) -> Vec:
                joint.xy * velocity.x - joint.xx * velocity.y) * joint.determinant
 
 
-def rows(index: int, joint: Joint) -> jax.Array:
-    """What turns packed motions [3, 3 bodies] into rate and slip of the joint: [3, 3, 3, ...]."""
-    zero = jnp.zeros_like(joint.limit)
-
-    def row(x, y, hull_lever, leg_lever):
-        columns = [[-x, -y, -hull_lever], [x, y, leg_lever], [zero, zero, zero]]
-        hull, leg, other = columns
-        bodies = [hull, leg, other] if index == 0 else [hull, other, leg]
-        return jnp.stack([jnp.stack([body[i] + zero for body in bodies]) for i in range(3)])
-
-    a, b = joint.hull_arm, joint.leg_arm
-    return jnp.stack([row(0.0, 0.0, zero + 1, zero + 1), row(1.0, 0.0, -a.y, -b.y),
-                      row(0.0, 1.0, a.x, b.x)])
+def push(joint: Joint, impulses: Impulses, hull: Motion, leg: Motion) -> tuple[Motion, Motion]:
+    """Motions of hull and leg after the joint's impulses."""
+    return (hull.pushed(HULL, -impulses.point, joint.hull_arm, -impulses.turn),
+            leg.pushed(LEG, impulses.point, joint.leg_arm, impulses.turn))
 
 
-def push(rows: jax.Array, impulses: jax.Array, motions: jax.Array) -> jax.Array:
-    """Packed motions [3, 3 bodies] after the turning impulse and those of the point [3]."""
-    inverse = np.array([[body.inverse_mass, body.inverse_mass, body.inverse_inertia]
-                        for body in BODIES], np.float32).T
-    return motions + (inverse.reshape(3, 3, *(1,) * (motions.ndim - 2))
-                      * (rows * impulses[:, None, None]).sum(0))
-
-
-def solve_velocity(index: int, joint: Joint, rows: jax.Array, impulses: Impulses,
-                   motions: jax.Array):
-    """One iteration: the motor, then point and limit together. -> impulses, packed motions."""
-    spin, x, y = (rows * motions).sum((1, 2))
+def solve_velocity(index: int, joint: Joint, impulses: Impulses, hull: Motion, leg: Motion):
+    """One iteration: the motor, then point and limit together. -> impulses, hull, leg."""
+    spin = leg.angular - hull.angular
     motor = clip(impulses.motor - MOTOR_MASS * (spin - MOTOR_SPEEDS[index]),
                  -MAX_MOTOR_IMPULSE, MAX_MOTOR_IMPULSE)
     turn = motor - impulses.motor
-    spin, slip = spin + turn * (1 / MOTOR_MASS), Vec(x, y) + joint.coupling * turn
+    slip = leg.at(joint.leg_arm) - hull.at(joint.hull_arm) + joint.coupling * turn
     free = solve_point(joint, slip)
-    limit = impulses.limit - joint.angle_mass * (spin + joint.coupling.dot(free))
+    limit = impulses.limit - joint.angle_mass * (
+        spin + turn * (1 / MOTOR_MASS) + joint.coupling.dot(free))
     limit = jnp.where(joint.limit * limit < 0, limit, 0.0)  # lower limits push up, upper ones down
     change = limit - impulses.limit
     point = solve_point(joint, slip + joint.coupling * change)
-    motions = push(rows, jnp.stack([turn + change, point.x, point.y]), motions)
-    return Impulses(impulses.point + point, limit, motor), motions
+    hull, leg = push(joint, Impulses(point, change, turn), hull, leg)
+    return Impulses(impulses.point + point, limit, motor), hull, leg
 
 
 def solve_position(index: Scalar, limits: jax.Array, poses: Pose):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from varshare_jax.suites.base import Suite, without_fusion_emitters
+from varshare_jax.suites.base import Suite
 from varshare_jax.suites.lunar_lander.env import (
     ACTION_SIZE,
     MAX_STEPS,
@@ -16,7 +16,6 @@ from varshare_jax.suites.lunar_lander.env import (
     Params,
     State,
     draw_dispersion,
-    draw_start,
 )
 from varshare_jax.suites.lunar_lander.tasks import LunarLanderTask
 from varshare_jax.types import Continuous, Discrete, Step
@@ -37,7 +36,6 @@ class LunarLanderSuite(Suite):
         self.name, self.task_names = name, tuple(task.name for task in tasks)
         self.action_space = Continuous(ACTION_SIZE) if continuous else Discrete(NUM_ACTIONS)
         self.env, self._tasks = LunarLander(continuous), tasks
-        self.compiler_options = without_fusion_emitters()
 
     def params(self, shape: tuple[int, int]) -> Params:
         """The tasks' parameters, leaves [M, N]."""
@@ -50,18 +48,18 @@ class LunarLanderSuite(Suite):
                       jnp.full(shape, MAX_STEPS))
 
     def reset(self, keys):
-        obs, state = self.env.begin(_last(_each(draw_start, keys)), self.params(keys.shape))
+        obs, state = self.env.reset(keys, self.params(keys.shape))
         return _first(state), jnp.moveaxis(obs, 0, -1)
 
     def step(self, keys, state, action):
         params = self.params(keys.shape)
         if isinstance(self.action_space, Continuous):
             action = jnp.moveaxis(action, -1, 0)
-        dispersion, start = _last((_each(lambda key: draw_dispersion(jax.random.fold_in(key, 1)),
-                                         keys), _each(draw_start, keys)))
+        both = jax.vmap(jax.vmap(jax.random.split))(keys)
+        dispersion, reset_keys = draw_dispersion(both[..., 0]), both[..., 1]
         state, out = self.env.transition(_last(state), action, dispersion, params)
         final_obs = jnp.moveaxis(out.observation, 0, -1)
-        obs, state = self.env.restart(out.terminated | out.truncated, start, params,
+        obs, state = self.env.restart(out.terminated | out.truncated, reset_keys, params,
                                       (out.observation, state))
         return _first(state), Step(jnp.moveaxis(obs, 0, -1), out.reward, out.terminated,
                                    out.truncated, final_obs, out.landed)
@@ -90,10 +88,6 @@ class LunarLanderSuite(Suite):
                     **info, "success": bool(terminated and reward == 100)}
 
         return Landing(env)
-
-
-def _each(function, keys: jax.Array):
-    return jax.vmap(jax.vmap(function))(keys)
 
 
 def _last(tree):

@@ -53,7 +53,7 @@ class Settings:
     iterations: int = 4  # of Newton's method
     ls_iterations: int = 8  # of its line search
     max_geom_pairs: int = 16  # per kind of pair, the nearest
-    max_contact_points: int = 32
+    max_contact_points: int = 16
     cylinders: str = "box"  # what stands in for them: box or capsule
     table: str = "plane"  # or box
     cone: str = "pyramidal"  # or elliptic

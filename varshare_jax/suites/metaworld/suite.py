@@ -11,7 +11,7 @@ import numpy as np
 
 from varshare_jax.config import MetaWorldConfig
 from varshare_jax.errors import UserError
-from varshare_jax.suites.base import Suite, without_fusion_emitters
+from varshare_jax.suites.base import Suite
 from varshare_jax.suites.metaworld import render, scenes, snapshots, tasks
 from varshare_jax.suites.metaworld.physics import Physics, State
 from varshare_jax.suites.metaworld.scenes import Settings
@@ -163,7 +163,7 @@ class MetaWorldSuite(Suite):
         self.horizon = options.horizon
         self.action_space = Continuous(4)
         self.observation_size = tasks.OBSERVATION_SIZE + options.one_hot * len(chosen)
-        self.compiler_options = without_fusion_emitters()
+        self.compiler_options = compiler_options()
         self.groups = _groups(chosen, settings or Settings())
         of_task = {m: group.physics for group in self.groups for m in group.tasks}
         self.envs = [TaskEnv(task, of_task[m], options) for m, task in enumerate(chosen)]
@@ -243,6 +243,18 @@ def _groups(chosen: Sequence[Task], settings: Settings) -> list[Group]:
     scenes_of = dict.fromkeys((task.scene, task.body) for task in chosen)
     return [Group(tuple(m for m, task in enumerate(chosen) if (task.scene, task.body) == key),
                   Physics(*key, settings)) for key in scenes_of]
+
+
+def compiler_options() -> dict[str, Any]:
+    """What `jax.jit` of anything that steps MJX must be given as `compiler_options`.
+
+    XLA's CPU backend in jax 0.10 fuses the arm's kinematic chain into one kernel that recomputes
+    it over and over, and never finishes; jax 0.11 neither does so nor knows the option.
+    """
+    version = tuple(map(int, jax.__version__.split(".")[:2]))
+    if jax.default_backend() != "cpu" or version >= (0, 11):
+        return {}
+    return {"xla_cpu_use_fusion_emitters": False}
 
 
 def _where(condition: jax.Array, one: Any, other: Any) -> Any:
