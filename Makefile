@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install format lint test test-slow bench bench-smoke demo report docs parity-lunar-lander \
+.PHONY: install format lint test bench bench-smoke demo report docs parity-lunar-lander \
 	parity-metaworld clean
 
 install: $(STAMP)  ## make .venv with the pinned dependencies and the console scripts in it
@@ -24,9 +24,6 @@ lint: install  ## what CI refuses
 
 test: install  ## the tests, a process per core (less with a warm compile cache)
 	$(BIN)/python -m pytest -n auto --dist loadfile
-
-test-slow: install  ## those that take minutes: LunarLander's whole step
-	$(BIN)/python -m pytest -m slow
 
 bench: install  ## throughput; peers through BENCH_FLAGS, see benchmarks/throughput.py
 	$(BIN)/python -m benchmarks.throughput --out=benchmarks/results/throughput.json $(BENCH_FLAGS)

@@ -12,9 +12,11 @@ import numpy as np
 from absl import app, flags
 
 import varshare_jax as vs
+from varshare_jax.config import with_presets
 from varshare_jax.evaluation import evaluate, evaluation_key
 
 _SUITE = flags.DEFINE_string("suite", "cartpole10", "the suite to check")
+_PRESETS = flags.DEFINE_list("preset", ["large_batch"], "presets of PPO's settings")
 _NOMINAL = flags.DEFINE_string("nominal", "cartpole", "the suite of its nominal task alone")
 _STEPS = flags.DEFINE_integer("steps_per_task", 500_000, "environment steps per task and seed")
 _SEEDS = flags.DEFINE_integer("num_seeds", 3, "seeds of each training")
@@ -22,9 +24,9 @@ _SEEDS = flags.DEFINE_integer("num_seeds", 3, "seeds of each training")
 
 def train(suite: str, tasks: int) -> vs.Result:
     """Independent networks on a suite."""
-    ppo = vs.PPOConfig(num_envs=64)
-    return vs.train(vs.Config(suite=suite, method="independent", num_seeds=_SEEDS.value,
-                              total_steps=_STEPS.value * tasks, ppo=ppo))
+    config = vs.Config(suite=suite, method="independent", num_seeds=_SEEDS.value,
+                       total_steps=_STEPS.value * tasks)
+    return vs.train(with_presets(config, _PRESETS.value))
 
 
 def play_elsewhere(trained: vs.Result, suite: str, episodes: int = 20) -> np.ndarray:

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -219,3 +221,13 @@ def test_the_summary_has_everything_that_a_comparison_needs(finished):
     assert {"platform", "kind", "count"} <= summary["device"].keys()
     evaluation = json.loads((run.folder / "eval.jsonl").read_text().splitlines()[-1])
     assert evaluation["return"] == summary["eval"]["return"]
+
+
+def test_an_installed_script_shows_its_own_flags():
+    """absl shows those of the module that was started, and a script is no module of ours."""
+    script = "from varshare_jax.cli.experiment import main; main()"
+    shown = subprocess.run([sys.executable, "-c", script, "--help"], capture_output=True, text=True,
+                           timeout=120, check=True).stdout
+    assert "varshare-experiment demo" in shown
+    assert "--only: the runs to make" in shown
+    assert "chex" not in shown

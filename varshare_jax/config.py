@@ -475,6 +475,10 @@ PRESETS: dict[str, dict[str, Any]] = {
                      "soft_modularization.modules": 2},
     "soft_deep": {"method": "soft_modularization", "soft_modularization.layers": 4,
                   "soft_modularization.modules": 4},
+    "lunar_lander": {
+        "ppo.num_envs": 32, "ppo.rollout_length": 128, "ppo.epochs": 4, "ppo.minibatches": 8,
+        "ppo.learning_rate": 1e-3, "ppo.discount": 0.999, "ppo.gae_lambda": 0.98,
+    },
     # For a CPU, where a step of the physics costs more than a step of the optimiser. A prior as
     # wide as the default would drown the weights of such wide layers (median 0.05) in noise.
     "metaworld": {

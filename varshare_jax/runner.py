@@ -338,8 +338,10 @@ def evaluate_run(path: Path, *, episodes: int = 50, weights: str = "mean",
     policy = policies.load(path, weights)
     suite = policy.problem.suite
     play = player(policy.problem, episodes=episodes, weights=weights, samples=samples)
-    played = jax.device_get(play(policy.variables, policy.obs_stats,
-                                 policy.evaluation_keys(seed)))
+    with Progress(suite.name, 1, 1, policy.num_seeds).working("compiling and playing",
+                                                              announce=False):
+        played = jax.device_get(play(policy.variables, policy.obs_stats,
+                                     policy.evaluation_keys(seed)))
     scores = {"run": str(path), "update": policy.update, "weights": weights,
               "samples": samples, "episodes": episodes, "task_names": suite.task_names,
               "return": played.total.mean(-1)}

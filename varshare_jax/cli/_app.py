@@ -1,6 +1,7 @@
 """What every command line shares: errors as one line, exit code 2, flags from dataclasses."""
 
 import difflib
+import functools
 import re
 import sys
 from collections.abc import Callable
@@ -30,7 +31,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         except KeyboardInterrupt:
             _fail("interrupted", 130)
 
-    app.run(guarded, flags_parser=_parse)
+    parse = functools.partial(_parse, sys.modules[main.__module__].__doc__)
+    app.run(guarded, flags_parser=parse)
 
 
 def _unraisable(problem: Any) -> None:
@@ -39,8 +41,11 @@ def _unraisable(problem: Any) -> None:
         sys.__unraisablehook__(problem)
 
 
-def _parse(argv: list[str]) -> list[str]:
-    wanted = [arg for arg in argv[1:] if re.fullmatch(r"--?(help(full|short|xml)?|\?)", arg)]
+def _parse(about: str, argv: list[str]) -> list[str]:
+    wanted = [arg for arg in argv[1:] if re.fullmatch(r"--?(help(full|short|xml)?|h|\?)", arg)]
+    if wanted and not re.search("full|xml", wanted[0]):
+        print(_help(about))
+        sys.exit(0)
     if wanted:
         try:
             app.parse_flags_with_usage([argv[0], *wanted])
@@ -52,6 +57,21 @@ def _parse(argv: list[str]) -> list[str]:
         _fail(_unknown_flag(error.flagname))
     except flags.Error as error:
         _fail(re.sub(r"\('(.*)', '.*'\)", r"\1", str(error)))
+
+
+def _help(about: str) -> str:
+    """What a command is for and every flag of this package.
+
+    absl would show those of the module that was started, which of an installed script is none.
+    """
+    ours = flags.FlagValues()
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if module.startswith("varshare_jax.") or module == sys.argv[0]:
+            for flag in defined:
+                ours[flag.name] = flag
+                ours.register_flag_by_module("flags", flag)
+    listed = ours.module_help("flags").strip()
+    return "\n\n".join([about.strip(), listed, "--helpfull shows absl's own flags, too."])
 
 
 def _unknown_flag(name: str) -> str:

@@ -3,7 +3,8 @@
     varshare-train --suite=cartpole10 --method=varshare --num_seeds=8 --total_steps=5_000_000 \\
         --run_dir=runs/x
 
-Suites: cartpole10 (ten cart-poles), mt10, mt3, mt1:<task> (Meta-World), cartpole, gymnax:<id>
+Suites: cartpole10 (ten cart-poles), lunar_lander20 and lunar_lander20_continuous (twenty landings),
+mt10, mt3, mt1:<task> (Meta-World), their single tasks cartpole and lunar_lander, gymnax:<id>
 (gymnax:Pendulum-v1, ...).
 Methods: varshare, varshare_lora, varshare_horseshoe, varshare_trust_region, independent,
 hard_sharing, contextual, one_hot, l2_soft, paco, soft_modularization, pcgrad, cagrad.
