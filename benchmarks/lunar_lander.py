@@ -1,6 +1,6 @@
 """LunarLander's throughput against Gymnasium's, in one process and in turns.
 
-    python -m benchmarks.lunar_lander --envs=1024
+    python -m benchmarks.lunar_lander --envs=2048
 
 Both are flown by the original's heuristic controller, whose cost counts: inside the program here,
 in numpy over the batch there. A round measures every competitor once; the figures are medians.
@@ -14,20 +14,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
+from jax.sharding import PartitionSpec
 
 from experiments.lunar_lander_parity import heuristic
 from varshare_jax import suites
+from varshare_jax.devices import use_cpu_cores
 
-_ENVS = flags.DEFINE_integer("envs", 1024, "environments of ours, stepped in parallel")
+_ENVS = flags.DEFINE_integer("envs", 2048, "environments of ours, stepped in parallel")
 _STEPS = flags.DEFINE_integer("steps", 200, "steps per call of ours")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "rounds")
 _SECONDS = flags.DEFINE_float("seconds", 3.0, "seconds of a measurement of Gymnasium's")
 
 
 def ours():
-    """(steps/s of one call, seconds that compiling a single step took)."""
+    """(steps/s of one call, seconds that compiling a single step took).
+
+    Every device, of a CPU every core, has its share of the landers, as in training.
+    """
     suite = suites.make("lunar_lander")
-    shape = 1, _ENVS.value
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("devices",))
+    split, whole = PartitionSpec(None, "devices"), PartitionSpec()
+    shape = 1, _ENVS.value // mesh.size
 
     def step(carry, key):
         state, obs = carry
@@ -35,14 +42,17 @@ def ours():
         state, out = suite.step(jax.random.split(key, shape), state, action)
         return (state, out.obs), None
 
-    @jax.jit
     def roll(carry, key):
         return jax.lax.scan(step, carry, jax.random.split(key, _STEPS.value))[0]
 
-    carry = jax.jit(suite.reset)(jax.random.split(jax.random.key(0), shape))
+    roll = jax.jit(jax.shard_map(roll, mesh=mesh, in_specs=(split, whole), out_specs=split,
+                                 check_vma=False))
+    carry = jax.jit(suite.reset)(jax.random.split(jax.random.key(0), (1, _ENVS.value)))
     started = time.perf_counter()
-    jax.jit(step).lower(carry, jax.random.key(0)).compile()
+    jax.jit(suite.step).lower(jax.random.split(jax.random.key(0), (1, _ENVS.value)), carry[0],
+                              jnp.zeros((1, _ENVS.value), jnp.int32)).compile()
     seconds = time.perf_counter() - started
+    carry = jax.device_put(carry, jax.sharding.NamedSharding(mesh, split))
     carry = jax.block_until_ready(roll(carry, jax.random.key(1)))  # episodes fall out of step
 
     def measure() -> float:
@@ -82,6 +92,7 @@ def _heuristic(obs: np.ndarray) -> np.ndarray:
 
 def main(argv: list[str]) -> None:
     del argv
+    use_cpu_cores()
     make = [lambda: gymnasium.make("LunarLander-v3")]
     measure, compile_seconds = ours()
     competitors = {
