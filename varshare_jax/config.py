@@ -479,10 +479,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ppo.num_envs": 32, "ppo.rollout_length": 128, "ppo.epochs": 4, "ppo.minibatches": 8,
         "ppo.learning_rate": 1e-3, "ppo.discount": 0.999, "ppo.gae_lambda": 0.98,
     },
-    # For a CPU, where a step of the physics costs more than a step of the optimiser. A prior as
-    # wide as the default would drown the weights of such wide layers (median 0.05) in noise.
+    # For a CPU, where a step of the physics costs more than a step of the optimiser. Few samples
+    # per update and wide layers need a smaller β and σ_prior than the defaults (docs/metaworld.md).
     "metaworld": {
-        "varshare.sigma_prior": 0.01, "varshare.sigma_init": 0.005,
+        "varshare.sigma_prior": 0.03, "varshare.sigma_init": 0.005, "varshare.beta": 0.05,
         "ppo.num_envs": 32, "ppo.rollout_length": 50, "ppo.epochs": 10, "ppo.minibatches": 8,
         "ppo.learning_rate": 5e-4, "ppo.entropy_coefficient": 0.0, "ppo.max_grad_norm": 1.0,
         "ppo.discount": 0.99, "ppo.gae_lambda": 0.95, "network.hidden": (256, 128),
@@ -490,6 +490,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # After `metaworld`, for a GPU: enough envs to fill it, MTBench's PPO (arXiv 2507.23172).
     "metaworld_gpu": {
+        "varshare.beta": 1.0,
         "ppo.num_envs": 1024, "ppo.rollout_length": 32, "ppo.epochs": 5, "ppo.minibatches": 8,
         "ppo.learning_rate": 5e-4, "ppo.entropy_coefficient": 5e-3,
         "network.hidden": (256, 128, 64), "network.initial_log_std": 0.0, "run.log_every": 10,
