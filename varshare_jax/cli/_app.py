@@ -31,8 +31,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         except KeyboardInterrupt:
             _fail("interrupted", 130)
 
-    parse = functools.partial(_parse, sys.modules[main.__module__].__doc__)
-    app.run(guarded, flags_parser=parse)
+    about = sys.modules[main.__module__].__doc__
+    app.run(guarded, flags_parser=functools.partial(_parse, about=about))
 
 
 def _unraisable(problem: Any) -> None:
@@ -41,7 +41,7 @@ def _unraisable(problem: Any) -> None:
         sys.__unraisablehook__(problem)
 
 
-def _parse(about: str, argv: list[str]) -> list[str]:
+def _parse(argv: list[str], about: str = "") -> list[str]:
     wanted = [arg for arg in argv[1:] if re.fullmatch(r"--?(help(full|short|xml)?|h|\?)", arg)]
     if wanted and not re.search("full|xml", wanted[0]):
         print(_help(about))
