@@ -13,7 +13,7 @@ from absl import app, flags
 
 import varshare_jax as vs
 from varshare_jax.config import with_presets
-from varshare_jax.evaluation import evaluate, evaluation_key
+from varshare_jax.evaluation import evaluation_key, player
 
 _SUITE = flags.DEFINE_string("suite", "cartpole10", "the suite to check")
 _PRESETS = flags.DEFINE_list("preset", ["large_batch"], "presets of PPO's settings")
@@ -33,18 +33,14 @@ def play_elsewhere(trained: vs.Result, suite: str, episodes: int = 20) -> np.nda
     """Returns [S, M] of a one-task policy on every task of another suite."""
     problem = vs.Learner.make(vs.Config(suite=suite, method="independent")).problem
 
-    def play(state, key):
-        def spread(x):
-            return jnp.broadcast_to(x, (problem.suite.num_tasks, *x.shape[1:]))
-
-        variables = {"shared": {}, "task": jax.tree.map(spread, state.variables["task"])}
-        stats = jax.tree.map(spread, state.obs_stats)
-        return evaluate(problem, variables, stats, key, episodes=episodes).total.mean(-1)
+    def spread(x):
+        return jnp.broadcast_to(x, (x.shape[0], problem.suite.num_tasks, *x.shape[2:]))
 
     keys = jnp.stack([evaluation_key(s, 0) for s in range(_SEEDS.value)])
     state = jax.device_put(jax.device_get(trained.state), jax.devices()[0])
-    options = dict(problem.suite.compiler_options)
-    return np.asarray(jax.jit(jax.vmap(play), compiler_options=options)(state, keys))
+    task, stats = jax.tree.map(spread, (state.variables["task"], state.obs_stats))
+    played = player(problem, episodes=episodes)({"shared": {}, "task": task}, stats, keys)
+    return np.asarray(played.total.mean(-1))
 
 
 def main(argv: list[str]) -> None:

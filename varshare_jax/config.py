@@ -492,8 +492,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "metaworld_gpu": {
         "varshare.beta": 1.0,
         "ppo.num_envs": 1024, "ppo.rollout_length": 32, "ppo.epochs": 5, "ppo.minibatches": 8,
-        "ppo.learning_rate": 5e-4, "ppo.entropy_coefficient": 5e-3,
-        "network.hidden": (256, 128, 64), "network.initial_log_std": 0.0, "run.log_every": 10,
+        "ppo.entropy_coefficient": 5e-3, "network.hidden": (256, 128, 64),
+        "network.initial_log_std": 0.0, "run.log_every": 10,
     },
     "varshare_control": _KL_PRIOR,
     "varshare_sigma001": _KL_PRIOR | {"varshare.sigma_prior": 0.01},

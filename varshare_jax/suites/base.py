@@ -1,7 +1,7 @@
 """A suite: M tasks of one observation and one action space, stepped in parallel."""
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
@@ -51,6 +51,15 @@ class Suite(abc.ABC):
     @property
     def num_tasks(self) -> int:
         return len(self.task_names)
+
+    def describe(self, tasks: Sequence[Any], quantities: Mapping[str, str], target: float) -> None:
+        """Sets what a table of tasks tells: `score_range`, with their `random_return`, and
+        `task_parameters`, their fields `quantities` by the labels that these have there.
+        """
+        self.score_range = ScoreRange(tuple(task.random_return for task in tasks),
+                                      (target,) * len(tasks))
+        self.task_parameters = {label: tuple(getattr(task, field) for task in tasks)
+                                for field, label in quantities.items()}
 
     def gymnasium_env(self, task: int) -> Any:
         """The reference of one task as a `gymnasium.Env` that takes this suite's actions.

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from varshare_jax.suites.base import ScoreRange
 from varshare_jax.suites.gymnax import GymnaxSuite
 
 VERSION = "1"
@@ -73,10 +72,7 @@ class CartPoleSuite(GymnaxSuite):
         super().__init__(name, VERSION, env, env_params(tasks, default),
                          tuple(task.name for task in tasks), "gymnasium CartPole-v1")
         self._tasks = tasks
-        self.score_range = ScoreRange(tuple(task.random_return for task in tasks),
-                                      (float(self.horizon),) * len(tasks))  # 1 for every step
-        self.task_parameters = {label: tuple(getattr(task, field) for task in tasks)
-                                for field, label in _QUANTITIES.items()}
+        self.describe(tasks, _QUANTITIES, float(self.horizon))  # 1 for every step
 
     def render(self, state, task):
         from varshare_jax.suites.cartpole_drawing import draw

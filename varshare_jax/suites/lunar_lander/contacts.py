@@ -48,6 +48,14 @@ _IMPACT_DISTANCE, _IMPACT_TOLERANCE = 0.005, 0.00125  # m
 
 
 @struct.dataclass
+class Load:
+    """Impulses at the points of a contact, N s."""
+
+    friction: tuple[Scalar, Scalar]
+    normal: tuple[Scalar, Scalar]
+
+
+@struct.dataclass
 class Memory:
     """What one contact of a leg keeps from step to step: leaves [2 points].
 
@@ -56,8 +64,7 @@ class Memory:
 
     edge: Scalar
     identities: tuple[Scalar, Scalar]
-    normal: tuple[Scalar, Scalar]
-    friction: tuple[Scalar, Scalar]
+    load: Load
 
     @property
     def touching(self) -> Scalar:
@@ -85,19 +92,12 @@ class Contact:
     block: Scalar
 
 
-@struct.dataclass
-class Load:
-    """Impulses at the points of a contact, N s."""
-
-    friction: tuple[Scalar, Scalar]
-    normal: tuple[Scalar, Scalar]
-
-
 def no_memory(shape: tuple[int, ...]) -> Memory:
     """Nothing touches."""
     zero = jnp.zeros(shape, jnp.float32)
     nothing = jnp.full(shape, NO_POINT, jnp.int32)
-    return Memory(jnp.zeros(shape, jnp.int32), (nothing, nothing), (zero, zero), (zero, zero))
+    return Memory(jnp.zeros(shape, jnp.int32), (nothing, nothing),
+                  Load((zero, zero), (zero, zero)))
 
 
 def nearest_edges(terrain: jax.Array, body: Pose) -> tuple[Scalar, Edge]:
@@ -124,7 +124,8 @@ def recall(memory: Memory, edge: Scalar, manifold: Manifold) -> Memory:
                       jnp.where(same & (identity == old[1]), impulses[1], 0.0))
             for identity in manifold.identities)
 
-    return Memory(edge, manifold.identities, recalled(memory.normal), recalled(memory.friction))
+    return Memory(edge, manifold.identities,
+                  Load(recalled(memory.load.friction), recalled(memory.load.normal)))
 
 
 def prepare(manifold: Manifold, pose: Pose) -> Contact:
@@ -291,9 +292,8 @@ def step(hull: Pose, legs: Pose, hull_motion: Motion, leg_motions: Motion,
     impulses = [joints.warm(joined[k], impulse, limits[k])
                 for k, impulse in enumerate(unstack(impulses, 2))]
     motions, impulses, load = _solve_velocities(
-        joined, impulses, prepare(manifolds, legs), Load(memories.friction, memories.normal),
-        motions, velocity_iterations)
-    memories = memories.replace(friction=load.friction, normal=load.normal)
+        joined, impulses, prepare(manifolds, legs), memories.load, motions, velocity_iterations)
+    memories = memories.replace(load=load)
     poses = [pose.moved(motion, DT) for pose, motion in zip(poses, motions, strict=True)]
     poses, solved = _solve_positions(jnp.stack([j.limit for j in joined]), manifolds,
                                      stack(poses), position_iterations)

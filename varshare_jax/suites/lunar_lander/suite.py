@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from varshare_jax.suites.base import ScoreRange, Suite
+from varshare_jax.suites.base import Suite
 from varshare_jax.suites.lunar_lander.env import (
     ACTION_SIZE,
     MAX_STEPS,
@@ -36,10 +36,7 @@ class LunarLanderSuite(Suite):
         self.name, self.task_names = name, tuple(task.name for task in tasks)
         self.action_space = Continuous(ACTION_SIZE) if continuous else Discrete(NUM_ACTIONS)
         self.env, self._tasks = LunarLander(continuous), tasks
-        self.score_range = ScoreRange(tuple(task.random_return for task in tasks),
-                                      (SOLVED,) * len(tasks))
-        self.task_parameters = {label: tuple(getattr(task, field) for task in tasks)
-                                for field, label in QUANTITIES.items()}
+        self.describe(tasks, QUANTITIES, SOLVED)
 
     def params(self, shape: tuple[int, int]) -> Params:
         """The tasks' parameters, leaves [M, N]."""
