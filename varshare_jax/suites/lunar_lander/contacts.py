@@ -295,9 +295,8 @@ def step(hull: Pose, legs: Pose, hull_motion: Motion, leg_motions: Motion,
         joined, impulses, prepare(manifolds, legs), memories.load, motions, velocity_iterations)
     memories = memories.replace(load=load)
     poses = [pose.moved(motion, DT) for pose, motion in zip(poses, motions, strict=True)]
-    poses, solved = _solve_positions(jnp.stack([j.limit for j in joined]), manifolds,
-                                     stack(poses), position_iterations)
-    hull, *moved = unstack(poses, 3)
+    (hull, *moved), solved = _solve_positions([joint.limit for joint in joined], manifolds, poses,
+                                              position_iterations)
     after, leg_motions, memories, flags = _impact(
         legs, stack(moved), stack(motions[1:]), indices, edges, memories, flags)
     return ([hull, *unstack(after, 2)], [motions[0], *unstack(leg_motions, 2)], impulses,
@@ -334,17 +333,16 @@ def _solve_velocities(joined: list, impulses: list, contacts: Contact, load: Loa
     return [hull, *legs], impulses, stack([stack(edge) for edge in loads])
 
 
-def _solve_positions(limits: jax.Array, manifolds: Manifold, poses: Pose, iterations: int):
+def _solve_positions(limits: list[Scalar], manifolds: Manifold, poses: list[Pose],
+                     iterations: int):
     """Corrections until all errors are small. -> poses, whether they became so."""
-    def iterate(old):
-        hull, legs = (jax.tree.map(lambda x, part=part: x[part], old)
-                      for part in (slice(1), slice(1, 3)))
-        legs, least = _correct(manifolds, legs, _STEP_BAUMGARTE)
-        poses = jax.tree.map(lambda *x: jnp.concatenate(x), hull, legs)
-        poses, solved = joints.solve_both(limits, poses)
+    def iterate(poses):
+        hull, *legs = poses
+        legs, least = _correct(manifolds, stack(legs), _STEP_BAUMGARTE)
+        poses, solved = joints.solve_both(limits, [hull, *unstack(legs, 2)])
         return poses, solved & (least.min(0) >= -3 * LINEAR_SLOP)
 
-    return joints.corrected(iterate, poses, iterations, limits.shape[1:])
+    return joints.corrected(iterate, poses, iterations, limits[0].shape)
 
 
 def _impact(before: Pose, after: Pose, motion: Motion, indices: Scalar, edges: Edge,

@@ -19,14 +19,7 @@ from varshare_jax.suites.lunar_lander.bodies import (
     MOTOR_SPEEDS,
     TOTAL_MASS,
 )
-from varshare_jax.suites.lunar_lander.geometry import (
-    Motion,
-    Pose,
-    Scalar,
-    Vec,
-    stack,
-    unstack,
-)
+from varshare_jax.suites.lunar_lander.geometry import Motion, Pose, Scalar, Vec
 
 
 def step(poses: list[Pose], motions: list[Motion], impulses: list[joints.Impulses],
@@ -48,9 +41,9 @@ def step(poses: list[Pose], motions: list[Motion], impulses: list[joints.Impulse
         pressed = joint.limit * MOTOR_SPEEDS[k] > 0
         valid &= (jnp.abs(motor) <= MAX_MOTOR_IMPULSE) & pressed
     poses = [pose.moved(motion, DT) for pose, motion in zip(poses, after, strict=True)]
-    limits = jnp.stack([joint.limit for joint in joined])
-    poses, solved = joints.solve_positions(limits, stack(poses), position_iterations)
-    return unstack(poses, 3), after, new_impulses, valid & solved
+    poses, solved = joints.solve_positions([joint.limit for joint in joined], poses,
+                                           position_iterations)
+    return poses, after, new_impulses, valid & solved
 
 
 def _least_energy(joined: list[joints.Joint], motions: list[Motion]) -> list[Motion]:

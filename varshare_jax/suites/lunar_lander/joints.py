@@ -112,17 +112,10 @@ def solve_velocity(index: int, joint: Joint, impulses: Impulses, hull: Motion, l
     return Impulses(impulses.point + point, limit, motor), hull, leg
 
 
-def solve_position(index: Scalar, limits: jax.Array, poses: Pose):
-    """One iteration of joint `index` (traced), leaves [3 bodies]; `limits` [2 joints].
-
-    -> poses, whether the errors before it were within the slop.
-    """
-    hull, leg = (jax.tree.map(lambda x, i=i: x[i], poses) for i in (0, index + 1))
-    lower, upper, anchor_x = (jnp.array(x, jnp.float32)[index] for x in (
-        LOWER, UPPER, [anchor.x for anchor in LEG_ANCHORS]))
-    limit = limits[index]
+def solve_position(index: int, limit: Scalar, hull: Pose, leg: Pose):
+    """One iteration of joint `index`. -> hull, leg, whether the errors before were in the slop."""
     angle = leg.angle - hull.angle
-    below, above = angle - lower, angle - upper
+    below, above = angle - LOWER[index], angle - UPPER[index]
     error = jnp.where(limit < 0, -below, jnp.where(limit > 0, above, 0.0))
     wanted = jnp.where(limit < 0, clip(below + ANGULAR_SLOP, -MAX_ANGULAR_CORRECTION, 0.0),
                        jnp.where(limit > 0, clip(above - ANGULAR_SLOP, 0.0,
@@ -131,33 +124,29 @@ def solve_position(index: Scalar, limits: jax.Array, poses: Pose):
     hull = hull.replace(angle=hull.angle - HULL.inverse_inertia * turn)
     leg = leg.replace(angle=leg.angle + LEG.inverse_inertia * turn)
 
-    a = HULL_ANCHOR.turned(hull.direction)
-    b = Vec(anchor_x, LEG_ANCHORS[0].y).turned(leg.direction)
+    a, b = HULL_ANCHOR.turned(hull.direction), LEG_ANCHORS[index].turned(leg.direction)
     gap = leg.at + b - hull.at - a
     xx, xy, yy = _point_matrix(a, b)
     impulse = Vec(xy * gap.y - yy * gap.x, xy * gap.x - xx * gap.y) * (1 / (xx * yy - xy * xy))
     solved = (gap.dot(gap) <= LINEAR_SLOP**2) & (error <= ANGULAR_SLOP)
-    new = shifted(hull, HULL, -impulse, a), shifted(leg, LEG, impulse, b)
-    return jax.tree.map(lambda old, one, two: jnp.concatenate(
-        [one[None], jnp.where(jnp.arange(2).reshape(2, *(1,) * one.ndim) == index, two, old[1:])]),
-        poses, *new), solved
+    return shifted(hull, HULL, -impulse, a), shifted(leg, LEG, impulse, b), solved
 
 
-def solve_both(limits: jax.Array, poses: Pose):
-    """One iteration of both joints, the one made last first; a loop, so it is compiled once."""
-    def one(i, carry):
-        poses, solved = carry
-        poses, within = solve_position(1 - i, limits, poses)
-        return poses, solved & within
+def solve_both(limits: list[Scalar], poses: list[Pose]):
+    """One iteration of both joints, the one made last first. -> poses, whether both were solved."""
+    hull, *legs = poses
+    solved = True
+    for k in (1, 0):
+        hull, legs[k], within = solve_position(k, limits[k], hull, legs[k])
+        solved &= within
+    return [hull, *legs], solved
 
-    return jax.lax.fori_loop(0, 2, one, (poses, jnp.ones(limits.shape[1:], bool)))
 
-
-def solve_positions(limits: jax.Array, poses: Pose, iterations: int):
+def solve_positions(limits: list[Scalar], poses: list[Pose], iterations: int):
     """Iterations of both joints until their errors are small. -> poses, whether they became so."""
     if iterations == 1:
         return solve_both(limits, poses)
-    return corrected(lambda poses: solve_both(limits, poses), poses, iterations, limits.shape[1:])
+    return corrected(lambda poses: solve_both(limits, poses), poses, iterations, limits[0].shape)
 
 
 def corrected(iterate, start, iterations: int, shape: tuple[int, ...]):
