@@ -475,9 +475,12 @@ PRESETS: dict[str, dict[str, Any]] = {
                      "soft_modularization.modules": 2},
     "soft_deep": {"method": "soft_modularization", "soft_modularization.layers": 4,
                   "soft_modularization.modules": 4},
+    # Many gradient steps on few samples, so the noise must be small (docs/results/lunar_lander20.md).
     "lunar_lander": {
-        "ppo.num_envs": 32, "ppo.rollout_length": 128, "ppo.epochs": 4, "ppo.minibatches": 8,
-        "ppo.learning_rate": 1e-3, "ppo.discount": 0.999, "ppo.gae_lambda": 0.98,
+        "varshare.sigma_prior": 0.03, "varshare.sigma_init": 0.005, "varshare.beta": 0.003,
+        "ppo.num_envs": 16, "ppo.rollout_length": 128, "ppo.epochs": 4, "ppo.minibatches": 16,
+        "ppo.learning_rate": 1e-3, "ppo.entropy_coefficient": 5e-3, "ppo.discount": 0.99,
+        "ppo.gae_lambda": 0.98,
     },
     # For a CPU, where a step of the physics costs more than a step of the optimiser. Few samples
     # per update and wide layers need a smaller β and σ_prior than the defaults (docs/metaworld.md).
