@@ -475,7 +475,7 @@ PRESETS: dict[str, dict[str, Any]] = {
                      "soft_modularization.modules": 2},
     "soft_deep": {"method": "soft_modularization", "soft_modularization.layers": 4,
                   "soft_modularization.modules": 4},
-    # Many gradient steps on few samples, so the noise must be small (docs/results/lunar_lander20.md).
+    # Many gradient steps on few samples want little noise (docs/results/lunar_lander20.md).
     "lunar_lander": {
         "varshare.sigma_prior": 0.03, "varshare.sigma_init": 0.005, "varshare.beta": 0.003,
         "ppo.num_envs": 16, "ppo.rollout_length": 128, "ppo.epochs": 4, "ppo.minibatches": 16,
