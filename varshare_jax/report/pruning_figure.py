@@ -35,6 +35,7 @@ def _returns(axes: Axes, kept: np.ndarray, returns: np.ndarray, result: dict[str
              for m, name in enumerate(result["task_names"])}
     lines["mean over tasks"], = axes.plot(x, returns.mean(1), color=_INK, linewidth=3, zorder=3)
     _logarithmic_share(axes, x)
+    axes.margins(y=0.12)  # room for the mark's label above the lines
     _mark(axes, x[result["chosen"]])
     axes.set_ylabel("return")
     axes.set_title("What pruning costs")
