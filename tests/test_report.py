@@ -136,6 +136,26 @@ def test_headline_shows_the_aggregates_and_the_cost(make_run, report):
             assert cell in written.text_table
 
 
+def test_other_evaluations_stand_beside_each_other(make_run, report):
+    one, other = make_run("a"), make_run("b", method="b")
+    scores = np.arange(9.0).reshape(3, 3)
+    (one / "evaluation_transfer.json").write_text(json.dumps(
+        {"return": nulls(scores), "gymnasium_return": nulls(scores - 2), "episodes": 5}))
+    (other / "evaluation_drawn.json").write_text(json.dumps({"return": nulls(scores + 1)}))
+    _, page = report(one, other)
+    head, first, second = page.texts("Other evaluations")
+    assert head == ["Method", "transfer: return", "transfer: gymnasium return", "drawn: return"]
+    low, high = statistics.bootstrap_interval(scores, statistics.mean,
+                                              rng=np.random.default_rng(0))
+    assert first[:2] == ["varshare", f"4.0 [{low:.1f}, {high:.1f}]"]
+    assert first[2].startswith("2.0 [")
+    assert second[3].startswith("5.0 [")
+    assert first[3] == second[1] == second[2]  # absent
+    (one / "evaluation_transfer.json").write_text(json.dumps({"return": [[1.0]]}))
+    with pytest.raises(UserError, match=r"evaluation_transfer\.json: return"):
+        load_run(one)
+
+
 def test_merged_parameters_are_shown_where_a_run_counts_them(make_run, report):
     counted = {"active": 3000, "merged": 1000, "stored": 9000}
     _, page = report(make_run("a", method="a", parameters=counted), make_run("b", method="b"))

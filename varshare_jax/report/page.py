@@ -66,6 +66,11 @@ def _results(section: Section) -> Iterator[str]:
                 f"In brackets: 95 % stratified bootstrap intervals (Agarwal et al. 2021). The "
                 f"best is bold.")
     yield table(tables.aggregates(section))
+    if others := tables.other_evaluations(section):
+        yield heading(3, "Other evaluations")
+        yield about("Means over seeds × tasks of further evaluations of the same policies, such as "
+                    "with drawn weights or in another implementation of the suite; 95 % intervals.")
+        yield table(others)
     yield heading(3, "Parameters and cost") + about(_COSTS)
     yield table(tables.costs(section))
 

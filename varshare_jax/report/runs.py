@@ -53,6 +53,7 @@ class Run:
 
     `evaluations` are those during training, by env steps. `final` is the evaluation of the
     trained policy or, while training goes on, the latest one; None before the first.
+    `others` are scores [S, M] of other evaluations of it, by the file's name and the measure.
     `moments` are logged updates from the first to the last, evenly spaced. `similarity` [S, M, M]
     holds the cosines between the tasks' own parameters; None where they have none, or before the
     end, when `posterior` is None as well.
@@ -66,6 +67,7 @@ class Run:
     moments: tuple[Moment, ...]
     similarity: np.ndarray | None = None
     posterior: Posterior | None = None
+    others: Mapping[tuple[str, str], np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def suite(self) -> str:
@@ -167,7 +169,8 @@ def load_run(path: Path) -> Run:
     final = _final(path / "summary.json", summary, seeds)
     final = final or (evaluations[-1] if evaluations else None)
     return Run(path, config, summary, evaluations, final, _moments(path / "train.jsonl"),
-               _similarity(path / "similarity.json", seeds), _posterior(path / "posterior.json"))
+               _similarity(path / "similarity.json", seeds), _posterior(path / "posterior.json"),
+               _others(path, seeds))
 
 
 def _final(file: Path, summary: Mapping[str, Any] | None, seeds: int) -> Evaluation | None:
@@ -216,6 +219,19 @@ def _matrix(nested: Any, seeds: int) -> np.ndarray:
     if matrix.ndim != 2 or len(matrix) != seeds or matrix.size == 0:
         raise ValueError(f"shape {matrix.shape} is not [num_seeds, num_tasks]")
     return np.where(np.isfinite(matrix), matrix, np.nan)
+
+
+def _others(folder: Path, seeds: int) -> dict[tuple[str, str], np.ndarray]:
+    """What `varshare-evaluate --out=evaluation_<name>.json` wrote into the folder."""
+    found = {}
+    for file in sorted(folder.glob("evaluation_*.json")):
+        for key, values in _read_json(file).items():
+            if key.endswith(("return", "success")):
+                try:
+                    found[file.stem.removeprefix("evaluation_"), key] = _matrix(values, seeds)
+                except (TypeError, ValueError) as error:
+                    raise UserError(f"{file}: {key}: {error}") from error
+    return found
 
 
 def _posterior(file: Path) -> Posterior | None:

@@ -46,6 +46,23 @@ def aggregates(section: Section) -> Table:
                  tuple(_notes(section)))
 
 
+def other_evaluations(section: Section) -> Table | None:
+    """Runs × other evaluations of them: mean return (and success); None where there are none."""
+    known = list(dict.fromkeys(key for entry in section.entries for key in entry.run.others))
+    if not known:
+        return None
+    rows = []
+    for entry in section.entries:
+        scores = [entry.run.others.get(key) for key in known]
+        rows.append((Cell(entry.label + entry.marks), *(
+            Cell(ABSENT) if score is None or np.isnan(score).any()
+            else Cell(with_interval(estimate(statistics.mean, score),
+                                    3 if key.endswith("success") else 1))
+            for (_, key), score in zip(known, scores, strict=True))))
+    titles = (f"{name}: {key.replace('_', ' ')}" for name, key in known)
+    return Table(("Method", *titles), tuple(rows))
+
+
 def costs(section: Section) -> Table:
     """One row per run: parameters, steps, seconds. Absent is what its files do not tell."""
     kinds = [kind for kind in _PARAMETERS
