@@ -26,7 +26,7 @@ def test_gymnasium_plays_cartpoles_with_each_tasks_physics():
     suite = suites.make("cartpole10")
     episodes = 64
     said = []
-    there = evaluate(suite, balance, episodes, 0, said.append)
+    there = evaluate(suite, balance, episodes, np.random.default_rng(0), said.append)
     shape = suite.num_tasks, episodes
     step = jax.jit(suite.step)
     state, obs = suite.reset(jax.random.split(jax.random.key(0), shape))
@@ -45,6 +45,19 @@ def test_gymnasium_plays_cartpoles_with_each_tasks_physics():
     assert np.ptp(there["length"].mean(1)) > 100
     assert len(said) == suite.num_tasks
     assert "success" not in there
+
+
+def test_tasks_and_seeds_play_different_episodes():
+    """Or a mean over them would be no more precise than one of them alone."""
+    starts = {}
+
+    def watch(task, obs):
+        starts.setdefault((number, task), obs[:, 0].tolist())
+        return balance(task, obs)
+
+    for number in (0, 1):
+        evaluate(suites.make("cartpole10"), watch, 3, np.random.default_rng((5, number)), len)
+    assert len({x for drawn in starts.values() for x in drawn}) == 2 * 10 * 3
 
 
 def test_the_policy_that_is_played_is_the_one_of_the_task():
@@ -66,11 +79,11 @@ def test_what_no_engine_can_play(monkeypatch):
     with pytest.raises(UserError, match="did you mean 'gymnasium'"):
         engines.make("gymnasum")
     with pytest.raises(UserError, match="gymnax:Pendulum-v1 has no counterpart in Gymnasium"):
-        evaluate(suites.make("gymnax:Pendulum-v1"), balance, 1, 0, print)
+        evaluate(suites.make("gymnax:Pendulum-v1"), balance, 1, np.random.default_rng(0), print)
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     monkeypatch.setitem(sys.modules, "gymnasium.error", None)
     with pytest.raises(UserError, match=r"pip install 'varshare_jax\[reference\]'"):
-        evaluate(suites.make("cartpole"), balance, 1, 0, print)
+        evaluate(suites.make("cartpole"), balance, 1, np.random.default_rng(0), print)
 
 
 def test_scores_stand_beside_those_of_jax(tiny, tmp_path, capsys):

@@ -362,5 +362,5 @@ def _play_elsewhere(evaluate_elsewhere: engines.Evaluate, engine: str, policy: p
         with progress.working(f"playing seed {s + 1} of {policy.num_seeds}"):
             played.append(evaluate_elsewhere(
                 policy.problem.suite, functools.partial(act, policy.problem, *policy.of_seed(s)),
-                episodes, seed, progress.say))
+                episodes, np.random.default_rng((seed, s)), progress.say))
     return {name: np.stack([scores[name] for scores in played]) for name in played[0]}

@@ -2,11 +2,12 @@
 
 An engine is a module of this package with one function
 
-    evaluate(suite, act, num_episodes, seed, progress) -> {"return", "length", "success"}
+    evaluate(suite, act, num_episodes, rng, progress) -> {"return", "length", "success"}
 
 which plays E = `num_episodes` episodes of every task and returns arrays [M, E], "success" only
 where the suite has one. `act(task_index, observations [B, D]) -> actions [B, ...]` is a
-deterministic policy, normalisation included; `progress(text)` tells people how far it is.
+deterministic policy, normalisation included; `rng` draws the episodes, others for every task;
+`progress(text)` tells people how far it is.
 """
 
 import importlib
@@ -20,7 +21,8 @@ from varshare_jax.suites import Suite
 __all__ = ["ENGINES", "Act", "Evaluate", "make"]
 
 Act = Callable[[int, np.ndarray], np.ndarray]
-Evaluate = Callable[[Suite, Act, int, int, Callable[[str], None]], dict[str, np.ndarray]]
+Evaluate = Callable[[Suite, Act, int, np.random.Generator, Callable[[str], None]],
+                    dict[str, np.ndarray]]
 
 ENGINES = ("jax", "gymnasium", "metaworld")
 """What `--engine` may name; `jax` is the suite itself and needs no module here."""

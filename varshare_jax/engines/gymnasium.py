@@ -10,17 +10,17 @@ from varshare_jax.errors import UserError
 from varshare_jax.suites import Suite
 
 
-def evaluate(suite: Suite, act: Act, num_episodes: int, seed: int,
+def evaluate(suite: Suite, act: Act, num_episodes: int, rng: np.random.Generator,
              progress: Callable[[str], None]) -> dict[str, np.ndarray]:
     """E = `num_episodes` episodes of every task; see the package for the interface.
 
-    Episode e of every task is seeded with `seed` + e. Raises UserError where the suite has no
-    counterpart in Gymnasium or its extra is not installed.
+    Raises UserError where the suite has no counterpart in Gymnasium or its extra is not installed.
     """
     played = []
     for task, name in enumerate(suite.task_names):
         envs = [_make(suite, task) for _ in range(num_episodes)]
-        played.append(_play(envs, lambda obs, task=task: act(task, obs), seed))
+        played.append(_play(envs, lambda obs, task=task: act(task, obs),
+                            rng.integers(2**31, size=num_episodes)))
         progress(f"{name}: return {played[-1]['return'].mean():.1f}")
         for env in envs:
             env.close()
@@ -44,9 +44,10 @@ def _missing() -> UserError:
                      "pip install 'varshare_jax[reference]'")
 
 
-def _play(envs: list, act: Callable[[np.ndarray], np.ndarray], seed: int) -> dict[str, np.ndarray]:
+def _play(envs: list, act: Callable[[np.ndarray], np.ndarray],
+          seeds: np.ndarray) -> dict[str, np.ndarray]:
     """One episode in each env; ended ones keep their last observation, so that B never changes."""
-    obs = np.stack([env.reset(seed=seed + e)[0] for e, env in enumerate(envs)])
+    obs = np.stack([env.reset(seed=int(seed))[0] for env, seed in zip(envs, seeds, strict=True)])
     total, length = np.zeros(len(envs)), np.zeros(len(envs), int)
     success, playing = np.zeros(len(envs), bool), np.ones(len(envs), bool)
     while playing.any():

@@ -11,11 +11,11 @@ from varshare_jax.suites import Suite
 _EPISODES_PER_LINE = 5
 
 
-def evaluate(suite: Suite, act: Act, num_episodes: int, seed: int,
+def evaluate(suite: Suite, act: Act, num_episodes: int, rng: np.random.Generator,
              progress: Callable[[str], None]) -> dict[str, np.ndarray]:
     """E = `num_episodes` whole episodes of every task; see the package for the interface.
 
-    Each has a goal and an object position of its own, drawn with `seed` from Meta-World's ranges.
+    Each has a goal and an object position of its own, drawn with `rng` from Meta-World's ranges.
     Success means at any step, as in Meta-World's own evaluation (which then stops; returns here
     are those of the whole horizon). Raises UserError for suites of other families.
     """
@@ -29,7 +29,6 @@ def evaluate(suite: Suite, act: Act, num_episodes: int, seed: int,
               "success": np.zeros((suite.num_tasks, num_episodes), bool)}
     for m, env in enumerate(suite.envs):
         original = Original(env.task, suite.options.reward, suite.options.observe_goal)
-        rng = np.random.default_rng((seed, m))
         for e in range(num_episodes):
             rewards, successes = _play(original, lambda obs, m=m: act(m, obs),
                                        suite.one_hot(m), original.draw(rng), suite.horizon)
