@@ -1,5 +1,6 @@
 """The Meta-World port against Meta-World: what a laptop can check in a minute or two."""
 
+import functools
 import importlib.metadata
 
 import jax
@@ -141,17 +142,18 @@ def test_the_engine_plays_the_original():
     """Scripted reaching succeeds there; an idle hand does not."""
     suite = suites.make("mt1:reach", config.MetaWorldConfig(horizon=80))
     scripted = parity.Original(tasks.get("reach")).scripted
-    said = []
+    said, rng = [], functools.partial(np.random.default_rng, 0)
     evaluate = engines.make("metaworld")
-    played = evaluate(suite, lambda m, obs: np.stack([scripted(x) for x in obs]), 2, 0, said.append)
-    idle = evaluate(suite, lambda m, obs: np.zeros((len(obs), 4)), 2, 0, said.append)
+    played = evaluate(suite, lambda m, obs: np.stack([scripted(x) for x in obs]), 2, rng(),
+                      said.append)
+    idle = evaluate(suite, lambda m, obs: np.zeros((len(obs), 4)), 2, rng(), said.append)
     assert played["success"].all()
     assert not idle["success"].any()
     assert (played["return"] > idle["return"]).all()
     assert played["length"].tolist() == [[80, 80]]
     assert said[0] == "reach: 2 of 2 episodes, success 1.00"
     with pytest.raises(UserError, match="not cartpole"):
-        evaluate(suites.make("cartpole"), None, 1, 0, print)
+        evaluate(suites.make("cartpole"), None, 1, rng(), print)
 
 
 @pytest.mark.parametrize(("name", "near"), [("mt1:pick-plac", "mt1:pick-place"), ("mt11", "mt10")])
