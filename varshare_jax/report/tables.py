@@ -51,15 +51,17 @@ def other_evaluations(section: Section) -> Table | None:
     known = list(dict.fromkeys(key for entry in section.entries for key in entry.run.others))
     if not known:
         return None
-    rows = []
-    for entry in section.entries:
-        scores = [entry.run.others.get(key) for key in known]
-        rows.append((Cell(entry.label + entry.marks), *(
-            Cell(ABSENT) if score is None or np.isnan(score).any()
-            else Cell(with_interval(estimate(statistics.mean, score),
-                                    3 if key.endswith("success") else 1))
-            for (_, key), score in zip(known, scores, strict=True))))
-    titles = (f"{name}: {key.replace('_', ' ')}" for name, key in known)
+
+    def cell(run: Run, name: str, measure: str) -> Cell:
+        scores = run.others.get((name, measure))
+        if scores is None or np.isnan(scores).any():
+            return Cell(ABSENT)
+        digits = 3 if measure.endswith("success") else 1
+        return Cell(with_interval(estimate(statistics.mean, scores), digits))
+
+    rows = ((Cell(entry.label + entry.marks), *(cell(entry.run, *key) for key in known))
+            for entry in section.entries)
+    titles = (f"{name}: {measure.replace('_', ' ')}" for name, measure in known)
     return Table(("Method", *titles), tuple(rows))
 
 

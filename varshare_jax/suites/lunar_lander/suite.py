@@ -20,7 +20,7 @@ from varshare_jax.suites.lunar_lander.env import (
 from varshare_jax.suites.lunar_lander.tasks import QUANTITIES, SOLVED, LunarLanderTask
 from varshare_jax.types import Continuous, Discrete, Step
 
-VERSION = "1"
+VERSION = "2"
 
 
 class LunarLanderSuite(Suite):
