@@ -41,10 +41,10 @@ docs: install  ## the picture of the README, from the demo
 	$(BIN)/varshare-experiment demo --figure_png=docs/images/demo.png
 
 parity-lunar-lander: install  ## LunarLander against Gymnasium's, 1000 seeds a row (an hour)
-	$(BIN)/python -m experiments.lunar_lander_parity
+	$(BIN)/python -m varshare_jax.validation.lunar_lander
 
 parity-metaworld: install  ## the Meta-World port against Meta-World (about 40 minutes on 2 cores)
-	$(BIN)/python -m experiments.parity_metaworld --out=parity_metaworld.jsonl $(PARITY_FLAGS)
+	$(BIN)/python -m varshare_jax.validation.metaworld --out=parity_metaworld.jsonl $(PARITY_FLAGS)
 
 clean:  ## everything that these targets made, but runs/
 	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .ruff_cache

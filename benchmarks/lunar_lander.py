@@ -16,9 +16,9 @@ import numpy as np
 from absl import app, flags
 from jax.sharding import PartitionSpec
 
-from experiments.lunar_lander_parity import heuristic
 from varshare_jax import suites
 from varshare_jax.devices import use_cpu_cores
+from varshare_jax.validation.lunar_lander import heuristic
 
 _ENVS = flags.DEFINE_integer("envs", 2048, "environments of ours, stepped in parallel")
 _STEPS = flags.DEFINE_integer("steps", 200, "steps per call of ours")

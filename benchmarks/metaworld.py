@@ -18,9 +18,9 @@ import numpy as np
 from absl import app, flags, logging
 
 from varshare_jax import suites
-from varshare_jax.config import MetaWorldConfig
 from varshare_jax.suites.metaworld.physics import Physics
 from varshare_jax.suites.metaworld.scenes import Settings
+from varshare_jax.suites.metaworld.settings import MetaWorldConfig
 from varshare_jax.suites.metaworld.suite import MetaWorldSuite
 
 _SUITES = flags.DEFINE_list("suites", [

@@ -17,8 +17,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 import varshare_jax as vs
 from benchmarks.timing import answer, compile_timed, seconds_per_call
 from varshare_jax import config as configs
-from varshare_jax import environment
 from varshare_jax.devices import AXIS, Layout, use_cpu_cores
+from varshare_jax.runs import provenance
 from varshare_jax.types import TrainState
 
 
@@ -78,7 +78,7 @@ def _config(spec: dict[str, Any]) -> vs.Config:
 
 def _prepare(spec: dict[str, Any]) -> Training:
     use_cpu_cores()
-    environment.use_compile_cache(spec["cache"])
+    provenance.use_compile_cache(spec["cache"])
     config = _config(spec)
     learner = vs.Learner.make(config)
     layout = Layout.choose(config.num_seeds, learner.problem.suite.num_tasks)
@@ -150,7 +150,7 @@ def _linear_gradient_step(x: jax.Array, weights: list[jax.Array]) -> list[jax.Ar
 
 
 def _about() -> dict[str, Any]:
-    return {"versions": environment.versions(), "device": environment.device()}
+    return {"versions": provenance.versions(), "device": provenance.device()}
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from varshare_jax import checkpoint, config, environment, monitoring, runner
+from varshare_jax import config, runner
 from varshare_jax.devices import use_cpu_cores
 from varshare_jax.learner import Learner
+from varshare_jax.runs import checkpoint, monitoring, provenance
 
 CACHE = str(Path(__file__).resolve().parent.parent / ".cache" / "tests")
 TIMEOUT = 300  # s; nothing takes a tenth of it, unless the machine is busy or the program hangs
@@ -31,7 +32,7 @@ TINY = {
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 use_cpu_cores(2)  # before any test starts JAX: as many as a laptop has, and as CI has
-environment.use_compile_cache(CACHE)
+provenance.use_compile_cache(CACHE)
 
 
 @pytest.fixture(scope="session")
@@ -160,7 +161,7 @@ PAIRS = dict(zip(RESUMED, itertools.cycle(SUITES), strict=False))
 # The moments of an interruption: 4 has just been saved, or has been trained but not saved.
 STOPS = {
     "SIGKILL": """
-from varshare_jax import checkpoint
+from varshare_jax.runs import checkpoint
 def kill_after(folder, update, *rest, save=checkpoint.save):
     save(folder, update, *rest)
     if update == 4:
@@ -168,7 +169,7 @@ def kill_after(folder, update, *rest, save=checkpoint.save):
 checkpoint.save = kill_after
 """,
     "SIGTERM": """
-from varshare_jax.monitoring import RunWriter
+from varshare_jax.runs.monitoring import RunWriter
 def terminate_at(self, row, log=RunWriter.train):
     log(self, row)
     if row["update"] == 4:
@@ -187,8 +188,8 @@ def settings_of(tiny):
         every = 2 if stop_of(method) == "SIGKILL" else 50
         return tiny(suite=suite, method=method, num_seeds=seeds, run_dir=str(folder),
                     total_steps=UPDATES * tasks * 16 - 5,
-                    **{"run.checkpoint_every": every, "run.eval_every": 2, "control.every": 3,
-                       "varshare.control": CONTROLS.get(method, "fixed")})
+                    **{"run.checkpoint_every": every, "run.eval_every": 2, "controller.every": 3,
+                       "varshare.controller": CONTROLS.get(method, "fixed")})
 
     return make
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from varshare_jax import capacity, suites
 from varshare_jax import config as C
+from varshare_jax import suites
 from varshare_jax.errors import UserError
 from varshare_jax.learner import make_problem
-from varshare_jax.methods import METHODS
+from varshare_jax.methods import METHODS, capacity
 
 SETTINGS = {
     "mlp": {"network.hidden": (64, 64)},

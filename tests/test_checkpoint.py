@@ -10,8 +10,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from varshare_jax import checkpoint
 from varshare_jax.errors import UserError
+from varshare_jax.runs import checkpoint
 from varshare_jax.variational import Gaussian
 
 

@@ -15,7 +15,7 @@ from varshare_jax.errors import UserError
 from varshare_jax.learner import Learner
 from varshare_jax.methods import MultiTaskNetwork
 from varshare_jax.types import Discrete
-from varshare_jax.variational.control import CONTROLLERS, Measured
+from varshare_jax.variational.controllers import CONTROLLERS, Measured
 from varshare_jax.variational.diagnostics import diagnose
 from varshare_jax.variational.gaussian import Gaussian, is_gaussian, rho_of
 from varshare_jax.variational.medians import medians
@@ -27,7 +27,7 @@ LAYERS = ("first", "second")
 
 
 def controller_of(name: str, **overrides):
-    config = C.replace(C.Config(), {"varshare.control": name, **overrides}).validate()
+    config = C.replace(C.Config(), {"varshare.controller": name, **overrides}).validate()
     scalars = {k: jnp.float32(v) for k, v in config.scalars().items()}
     return CONTROLLERS[name](config.control, M), scalars
 
@@ -64,10 +64,10 @@ def start(net: MultiTaskNetwork):
 @pytest.mark.parametrize(("preset", "changes"), [
     ("varshare_control", {}), ("varshare_sigma001", {"varshare.sigma_prior": 0.01}),
     ("varshare_unit_prior", {"varshare.sigma_prior": 1.0}),
-    ("varshare_beta_annealed", {"varshare.control": "annealed"}),
-    ("varshare_beta_triggered", {"varshare.control": "triggered"}),
-    ("varshare_sigma_adaptive", {"varshare.control": "sigma_adaptive"}),
-    ("varshare_empirical_bayes", {"varshare.control": "empirical_bayes"})])
+    ("varshare_beta_annealed", {"varshare.controller": "annealed"}),
+    ("varshare_beta_triggered", {"varshare.controller": "triggered"}),
+    ("varshare_sigma_adaptive", {"varshare.controller": "sigma_adaptive"}),
+    ("varshare_empirical_bayes", {"varshare.controller": "empirical_bayes"})])
 def test_presets_differ_from_the_control_in_one_thing(preset, changes):
     assert C.with_presets(C.Config(), [preset]) == C.replace(C.Config(), changes)
 
@@ -150,7 +150,7 @@ def test_sigma_adaptive_maps_smoothed_gaps_to_bounded_scales():
 
 def test_no_gradient_flows_through_the_update_of_sigma_prior():
     """σ_prior after an update has no gradient, and the penalty's is as if it were a constant."""
-    net = network(**{"varshare.control": "sigma_adaptive"})
+    net = network(**{"varshare.controller": "sigma_adaptive"})
     variables, control, scalars = start(net)
 
     def steered(variables):
@@ -188,7 +188,7 @@ def test_critic_gap_is_what_residuals_are_worth():
 @pytest.mark.parametrize("control", ["fixed", "empirical_bayes"])
 def test_sigma_prior_is_used_in_both_places_of_the_kl(control):
     """∂KL/∂σ_prior = 1/σ_prior − (σ² + μ²)/σ_prior³: a term from the logarithm, one below."""
-    net = network(**{"varshare.control": control})
+    net = network(**{"varshare.controller": control})
     variables, state, scalars = start(net)
 
     def kl(std):
@@ -209,8 +209,8 @@ def test_sigma_prior_is_used_in_both_places_of_the_kl(control):
 @pytest.mark.parametrize("detach", [False, True])
 def test_empirical_bayes_settles_at_the_second_moment(detach):
     """Without a spring σ_prior² is the mean of μ² + σ², or of μ² where σ is left out."""
-    net = network(**{"varshare.control": "empirical_bayes", "control.hyperprior": 0.0,
-                     "control.detach_sigma": detach})
+    net = network(**{"varshare.controller": "empirical_bayes", "controller.hyperprior": 0.0,
+                     "controller.detach_sigma": detach})
     variables, state, scalars = start(net)
     optimizer = optax.adam(0.1)
 
@@ -234,7 +234,7 @@ def test_empirical_bayes_settles_at_the_second_moment(detach):
 
 
 def test_empirical_bayes_spring_and_start():
-    net = network(**{"varshare.control": "empirical_bayes", "varshare.beta": 0.0})
+    net = network(**{"varshare.controller": "empirical_bayes", "varshare.beta": 0.0})
     variables, state, scalars = start(net)
     assert all(np.isclose(v, np.log(0.1)) for v in variables["prior"].values())
     moved = variables | {"prior": jax.tree.map(lambda v: v + 2.0, variables["prior"])}
@@ -271,9 +271,9 @@ def test_diagnosis_by_hand():
         np.testing.assert_allclose(found[name], 4.0 / 2.0, rtol=1e-5)
 
 
-@pytest.mark.parametrize("bad", [{"control.every": 0}, {"control.ema": 1.5},
-                                 {"control.ratio_min": 0.3}, {"control.warmup": 0.9},
-                                 {"varshare.control": "annealing"}])
+@pytest.mark.parametrize("bad", [{"controller.every": 0}, {"controller.ema": 1.5},
+                                 {"controller.ratio_min": 0.3}, {"controller.warmup": 0.9},
+                                 {"varshare.controller": "annealing"}])
 def test_settings_that_cannot_work_are_refused(bad):
     with pytest.raises(UserError, match=f"--{next(iter(bad))}"):
         C.replace(C.Config(), bad).validate()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from varshare_jax import popart
+from varshare_jax.algorithms import popart
 from varshare_jax.networks.critics import CategoricalCritic, ScalarCritic
 
 

@@ -7,12 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from varshare_jax import Config, Learner, engines, runner, suites
+from varshare_jax import Config, Learner, runner, suites
 from varshare_jax.cli.evaluate import _print
 from varshare_jax.config import replace
-from varshare_jax.engines.gymnasium import evaluate
 from varshare_jax.errors import UserError
-from varshare_jax.evaluation import act
+from varshare_jax.playing import engines
+from varshare_jax.playing.engines.gymnasium import evaluate
+from varshare_jax.playing.evaluation import act
 
 
 def balance(task, obs):

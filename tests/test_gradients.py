@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize
 
 from varshare_jax import config as C
-from varshare_jax.gradients import COMBINERS, cagrad, combine, gram_matrix, pcgrad
+from varshare_jax.methods.gradients import COMBINERS, cagrad, combine, gram_matrix, pcgrad
 
 SETTINGS = C.GradientsConfig()
 SCALARS = {"gradients.cagrad_c": jnp.float32(SETTINGS.cagrad_c)}

@@ -138,7 +138,7 @@ def test_twenty_tasks():
 def test_free_flight_follows_box2d():
     """The same random numbers and actions: observations agree to 1e-5 for 30 steps."""
     pytest.importorskip("Box2D")
-    from experiments.lunar_lander_parity import CONFIGURATIONS, free_flight_error
+    from varshare_jax.validation.lunar_lander import CONFIGURATIONS, free_flight_error
 
     early, late = free_flight_error(CONFIGURATIONS["gravity -3, wind 20"], range(8), steps=120)
     assert early <= 1e-5

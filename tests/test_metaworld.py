@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from varshare_jax import config, engines, suites
+from varshare_jax import config, suites
 from varshare_jax.errors import UserError
+from varshare_jax.playing import engines
 from varshare_jax.suites.metaworld import requirements, rewards, tasks
 
 pytest.importorskip("metaworld", reason="needs varshare_jax[metaworld]")

@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from varshare_jax import monitoring
-from varshare_jax.monitoring import NullWriter, Progress, RunWriter, plain, read_rows, write_json
+from varshare_jax.runs import monitoring
+from varshare_jax.runs.monitoring import (
+    NullWriter,
+    Progress,
+    RunWriter,
+    plain,
+    read_rows,
+    write_json,
+)
 
 TASKS = ("easy", "hard")
 STEPS = 100  # env_steps of an update

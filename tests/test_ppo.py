@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from varshare_jax.algorithms.problem import Problem
 
 from varshare_jax import config as C
 from varshare_jax import methods
 from varshare_jax.algorithms import ppo
-from varshare_jax.algorithms.problem import Problem
 from varshare_jax.algorithms.rollout import observe
-from varshare_jax.gradients import clip_by_task_norm
 from varshare_jax.learner import Learner
 from varshare_jax.methods import MultiTaskNetwork
+from varshare_jax.methods.gradients import clip_by_task_norm
 from varshare_jax.suites.base import Suite
 from varshare_jax.types import Discrete, Step
 

@@ -8,12 +8,13 @@ import pytest
 from conftest import quick_compile
 
 from varshare_jax import config as C
-from varshare_jax import methods, policies
+from varshare_jax import methods
 from varshare_jax.cli import prune
 from varshare_jax.errors import UserError
 from varshare_jax.learner import Learner
 from varshare_jax.methods import METHODS, MultiTaskNetwork
-from varshare_jax.pruning import KEPT, files, prune_run
+from varshare_jax.playing import policies
+from varshare_jax.playing.pruning import KEPT, files, prune_run
 from varshare_jax.runner import evaluate_run
 from varshare_jax.types import Discrete
 from varshare_jax.variational import pruning, residuals
@@ -135,7 +136,7 @@ def test_the_file_holds_the_shared_network_and_the_pruned_means(pruned):
 def test_what_cannot_be_pruned_is_named(tiny, monkeypatch, method, rule, words):
     problem = Learner.make(tiny(method=method, suite="cartpole")).problem
     variables = zeros(jax.eval_shape(problem.network.init, jax.random.key(0)), 1)
-    monkeypatch.setattr("varshare_jax.pruning.load",
+    monkeypatch.setattr("varshare_jax.playing.pruning.load",
                         lambda path: policies.Policy(problem, variables, None, 1))
     with pytest.raises(UserError, match=words):
         prune_run("runs/x", rule=rule, quiet=True)

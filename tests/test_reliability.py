@@ -22,10 +22,11 @@ from conftest import (
     stop_of,
 )
 
-from varshare_jax import checkpoint, config, monitoring, runner
+from varshare_jax import config, runner
 from varshare_jax.devices import Layout
 from varshare_jax.learner import Learner
-from varshare_jax.monitoring import RunWriter, read_rows
+from varshare_jax.runs import checkpoint, monitoring
+from varshare_jax.runs.monitoring import RunWriter, read_rows
 
 METHOD = next(iter(PAIRS))  # the one of 4 seeds on 2 devices
 
@@ -116,7 +117,7 @@ def test_a_checkpoint_of_another_network_is_refused(cli, interrupted, tiny, tmp_
 
 FULL_DISKS = {
     "checkpoint": ("cannot write checkpoint", """
-from varshare_jax import checkpoint as module
+from varshare_jax.runs import checkpoint as module
 name, when = "save", lambda folder, update, *rest: update == 6
 """),
     "summary": ("cannot write", """

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from varshare_jax import policies, rendering
 from varshare_jax.algorithms.rollout import observe
 from varshare_jax.errors import UserError
-from varshare_jax.evaluation import evaluation_key
-from varshare_jax.rendering import Frame, caption, play, render_run
+from varshare_jax.playing import policies, rendering
+from varshare_jax.playing.evaluation import evaluation_key
+from varshare_jax.playing.rendering import Frame, caption, play, render_run
 from varshare_jax.suites import make
 from varshare_jax.suites.cartpole import TASKS
 from varshare_jax.suites.cartpole_drawing import draw

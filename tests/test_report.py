@@ -7,12 +7,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from varshare_jax import statistics
 from varshare_jax.errors import UserError
 from varshare_jax.report import (
     comparison_figures,
     figures,
     specialization_figures,
+    statistics,
     write_report,
 )
 from varshare_jax.report.drawing import style_of

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from varshare_jax import statistics
+from varshare_jax.report import statistics
 
 STATISTICS = [statistics.interquartile_mean, statistics.mean, statistics.median,
               statistics.optimality_gap]

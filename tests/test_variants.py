@@ -13,12 +13,12 @@ from varshare_jax import config as C
 from varshare_jax import methods
 from varshare_jax.algorithms import ppo
 from varshare_jax.errors import UserError
-from varshare_jax.evaluation import consensus
 from varshare_jax.learner import make_problem
 from varshare_jax.methods import MultiTaskNetwork
 from varshare_jax.methods.varshare_horseshoe import LogGammaScale, LogInverseGammaScale
+from varshare_jax.playing.evaluation import consensus
 from varshare_jax.types import Discrete
-from varshare_jax.variational.control import Measured
+from varshare_jax.variational.controllers import Measured
 from varshare_jax.variational.gaussian import is_gaussian, kl_divergence, rho_of
 
 OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

@@ -7,9 +7,13 @@ Those who write their own loop take `vs.Learner.make(config)`: its `init` and `u
 functions of one seed.
 """
 
-from varshare_jax.config import Config, L2SoftConfig, NetworkConfig, PPOConfig, VarShareConfig
+from varshare_jax.algorithms.ppo import PPOConfig
+from varshare_jax.config import Config
 from varshare_jax.errors import UserError
 from varshare_jax.learner import Learner
+from varshare_jax.methods.l2_soft import L2SoftConfig
+from varshare_jax.methods.varshare import VarShareConfig
+from varshare_jax.networks.settings import NetworkConfig
 from varshare_jax.runner import Result, train
 
 __version__ = "0.1.0"

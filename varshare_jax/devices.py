@@ -15,12 +15,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from varshare_jax.types import TrainState
+from varshare_jax.types import SHARED, TrainState
 
 AXIS = "devices"
-# Fields and collections whose leaves lead with [S, M].
-_WITH_TASKS = {"env_state", "obs", "episode", "discounted_return", "done", "acting_keys",
-               "obs_stats", "return_stats", "value_stats", "task", "popart"}
 
 
 def use_cpu_cores(limit: int = 0) -> None:
@@ -81,12 +78,24 @@ class Layout:
             return jitted.lower(state, argument).compile(dict(compiler_options))
 
     def shardings(self, state: TrainState) -> TrainState:
-        """A NamedSharding for each leaf."""
-        def spec(path: tuple[Any, ...], leaf: jax.Array) -> NamedSharding:
-            if self.axis == 0:
-                return NamedSharding(self.mesh, PartitionSpec(AXIS))
-            names = {str(getattr(k, "name", getattr(k, "key", ""))) for k in path}
-            split = (None, AXIS) if names & _WITH_TASKS else ()
-            return NamedSharding(self.mesh, PartitionSpec(*split))
+        """A NamedSharding for each leaf.
 
-        return jax.tree_util.tree_map_with_path(spec, state)
+        Split by tasks are `world`, `stats`, `own`, and the agent's collections but for the shared.
+        """
+        def everywhere(tree: Any, *axes: str | None) -> Any:
+            return jax.tree.map(lambda _: NamedSharding(self.mesh, PartitionSpec(*axes)), tree)
+
+        if self.axis == 0:
+            return everywhere(state, AXIS)
+
+        def of_agent(path: tuple[Any, ...], leaf: jax.Array) -> NamedSharding:
+            collection = next((entry.key for entry in path if hasattr(entry, "key")), SHARED[0])
+            axes = () if collection in SHARED else (None, AXIS)
+            return NamedSharding(self.mesh, PartitionSpec(*axes))
+
+        agent = state.agent.replace(memory={})
+        placed = jax.tree_util.tree_map_with_path(of_agent, agent)
+        return everywhere(state).replace(
+            agent=placed.replace(memory=everywhere(state.agent.memory)),
+            **{name: everywhere(getattr(state, name), None, AXIS)
+               for name in ("world", "stats", "own")})

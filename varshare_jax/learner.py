@@ -2,29 +2,44 @@
 
 import dataclasses
 import functools
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from varshare_jax import capacity, methods, suites
-from varshare_jax.algorithms import ppo
-from varshare_jax.algorithms.problem import Problem
+from varshare_jax import methods, suites
+from varshare_jax.algorithms import ALGORITHMS, Problem
+from varshare_jax.algorithms.descent import init_agent
+from varshare_jax.algorithms.normalization import initial_stats
+from varshare_jax.algorithms.rollout import initial_world
 from varshare_jax.config import Config
-from varshare_jax.methods.base import Metrics, MultiTaskNetwork
+from varshare_jax.methods import capacity
+from varshare_jax.methods.base import Metrics
+from varshare_jax.methods.lifting import MultiTaskNetwork
+from varshare_jax.suites.base import Suite
 from varshare_jax.types import TrainState
 
 _ENVS_IN_STEP = 64
 
 
 def make_problem(config: Config) -> Problem:
-    """Looks up the suite and method that a config names; raises UserError for unknown ones."""
+    """Looks up suite, algorithm and method; raises UserError for what cannot work together."""
     config.validate()
-    suite = suites.make(config.suite, config.metaworld)
+    suite, algorithm = suites.make(config.suite, config), ALGORITHMS[config.algorithm]
+    algorithm.check_suite(suite)
     # The config itself stays as given: what a run stores must lead to the same widths again.
-    sized = capacity.match(config, suite) if config.capacity == "matched" else config
-    method = methods.make(sized, suite.num_tasks)
-    network = MultiTaskNetwork(method, suite.observation_size, suite.action_space)
-    return Problem(config, suite, network)
+    sized = config
+    if config.capacity == "matched":
+        sized = capacity.match(config, functools.partial(make_network, suite=suite))
+    return Problem(config, suite, make_network(sized, suite), algorithm)
+
+
+def make_network(config: Config, suite: Suite) -> MultiTaskNetwork:
+    """The networks of a config's algorithm, as its method lifts them over tasks."""
+    method = methods.make(config, suite.num_tasks)
+    heads = ALGORITHMS[config.algorithm].heads(suite.action_space, config.network)
+    return MultiTaskNetwork(method, suite.observation_size, heads)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +58,25 @@ class Learner:
 
     def init(self, key: jax.Array, scalars: dict[str, jax.Array] | None = None) -> TrainState:
         """State of one seed; `scalars` replaces some of the config's traced values."""
-        values = self.problem.config.scalars() | (scalars or {})
-        return ppo.init(self.problem, key, {k: jnp.float32(v) for k, v in values.items()})
+        problem = self.problem
+        values = problem.config.scalars() | (scalars or {})
+        scalars = {name: jnp.float32(value) for name, value in values.items()}
+        key, network_key, env_key, acting_key, own_key = jax.random.split(key, 5)
+        tasks = problem.suite.num_tasks
+        state = TrainState(
+            agent=init_agent(problem, network_key, scalars),
+            world=initial_world(problem, env_key, acting_key),
+            stats={"obs": initial_stats(tasks, problem.suite.observation_size),
+                   "returns": initial_stats(tasks)},
+            own=problem.algorithm.init(problem, own_key), scalars=scalars, key=key,
+            update=jnp.zeros((), jnp.int32))
+        _check_axes(state, tasks)
+        # Later states have no weak types: with them the first update would be another program.
+        return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
 
     def update(self, state: TrainState) -> tuple[TrainState, Metrics]:
-        """One PPO iteration of one seed; metrics [M]."""
-        return ppo.update(self.problem, state)
+        """One iteration of one seed: a rollout, then learning; metrics [M]."""
+        return self.problem.algorithm.update(self.problem, state)
 
     def init_seeds(self, scalars: dict[str, jax.Array] | None = None) -> TrainState:
         """States of all S members of the program, leaves [S, ...]; `scalars` holds vectors [S].
@@ -77,7 +105,7 @@ class Learner:
         """
         if jax.default_backend() != "cpu":
             return seeds
-        envs = self.problem.suite.num_tasks * self.problem.config.ppo.num_envs
+        envs = math.prod(self.problem.shape)
         fit = max(1, _ENVS_IN_STEP // envs)
         return max(d for d in range(1, seeds + 1) if seeds % d == 0 and d <= fit)
 
@@ -92,3 +120,13 @@ class Learner:
             return state, jax.tree.map(lambda buffer, m: buffer.at[i].set(m), metrics, new)
 
         return jax.lax.fori_loop(0, count, body, (state, metrics))
+
+
+def _check_axes(state: TrainState, num_tasks: int) -> None:
+    """Devices split these by their first axis, so every leaf must have it."""
+    parts: dict[str, Any] = {"world": state.world, "stats": state.stats, "own": state.own}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(parts):
+        if leaf.shape[:1] != (num_tasks,):
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise ValueError(f"TrainState.{name} has shape {leaf.shape}; it must lead with the "
+                             f"{num_tasks} tasks")

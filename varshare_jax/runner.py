@@ -15,13 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from varshare_jax import checkpoint, engines, environment, policies, posteriors, sweeps
-from varshare_jax.config import Config, flag_value, leaves, to_dict
+from varshare_jax.config import Config
 from varshare_jax.devices import Layout, use_cpu_cores
 from varshare_jax.errors import UserError
-from varshare_jax.evaluation import act, evaluate_seeds, evaluation_key, player
 from varshare_jax.learner import Learner
-from varshare_jax.monitoring import NullWriter, Progress, RunWriter, plain, warn, write_json
+from varshare_jax.playing import engines, policies
+from varshare_jax.playing.evaluation import act, compiled, evaluate_seeds, evaluation_key
+from varshare_jax.runs import checkpoint, provenance, sweeps, task_parameters
+from varshare_jax.runs.monitoring import NullWriter, Progress, RunWriter, plain, warn, write_json
+from varshare_jax.settings import flag_value, leaves, to_dict
 from varshare_jax.types import TrainState
 
 
@@ -45,7 +47,7 @@ def train(config: Config, *, resume: bool = False, presets: tuple[str, ...] = ()
     starts. Raises UserError for settings that cannot work or a folder that holds another run.
     """
     use_cpu_cores(config.run.devices)
-    environment.use_compile_cache(config.run.compile_cache)
+    provenance.use_compile_cache(config.run.compile_cache)
     learner = Learner.make(config)
     return _Run(learner, resume, presets, quiet).execute()
 
@@ -57,7 +59,7 @@ class _Run:
         self.learner, self.config = learner, learner.problem.config
         self.suite, self.total = learner.problem.suite, learner.problem.num_updates
         self.folder = Path(self.config.run_dir) if self.config.run_dir else None
-        self.steps_per_update = self.suite.num_tasks * self.config.samples_per_task
+        self.steps_per_update = self.suite.num_tasks * self.config.steps_per_task
         self.seeds = [member.seed for member in self.config.members()]
         self.progress = Progress(f"{self.config.suite}/{self.config.method}", self.total,
                                  self.steps_per_update, len(self.seeds), quiet)
@@ -101,8 +103,8 @@ class _Run:
             return finished
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "environment.json", {
-            "presets": list(presets), "versions": environment.versions(),
-            "device": environment.device(), "git": environment.git_state(),
+            "presets": list(presets), "versions": provenance.versions(),
+            "device": provenance.device(), "git": provenance.git_state(),
             "task_names": self.suite.task_names, "suite_version": self.suite.version})
         write_json(path, to_dict(self.config))
         return False
@@ -257,9 +259,10 @@ class _Run:
         run = self.config.run
         scores = self._evaluate(writer, state, -(-run.final_eval_episodes // run.eval_episodes))
         seconds, env_steps = self.wall_seconds, self.total * self.steps_per_update
-        one_seed = jax.tree.map(lambda x: x[0], state.variables)
+        one_seed = jax.tree.map(lambda x: x[0], state.agent.variables)
         summary = plain({
             "suite": self.config.suite, "method": self.config.method,
+            "algorithm": self.config.algorithm,
             "num_seeds": self.config.num_seeds, "total_steps": self.config.total_steps,
             "env_steps": env_steps, "updates": self.total,
             "wall_seconds": seconds, "compile_seconds": self.compile_seconds,
@@ -270,19 +273,20 @@ class _Run:
             "suite_version": self.suite.version, "diverged": list(self.diverged.values()),
             "score_range": self.suite.score_range and self.suite.score_range._asdict(),
             "task_parameters": dict(self.suite.task_parameters),
-            "versions": environment.versions(), "device": environment.device(),
-            "git": environment.git_state()})
+            "versions": provenance.versions(), "device": provenance.device(),
+            "git": provenance.git_state()})
         if self.config.sweep and self.folder:
             sweeps.split(self.learner.problem, state, self.total, summary)
         if self.folder:
-            posteriors.write(self.folder, self.learner.problem.network, state.variables)
+            task_parameters.write(self.folder, self.learner.problem.network,
+                                  state.agent.variables)
             write_json(self.folder / "summary.json", summary)
         return summary
 
 
 def _evaluate_seeds(learner: Learner, state: TrainState, keys: jax.Array):
     """Evaluations of all seeds, leaves [S, M, E]."""
-    return evaluate_seeds(learner.problem, state.variables, state.obs_stats, keys,
+    return evaluate_seeds(learner.problem, learner.problem.player(state), keys,
                           episodes=learner.problem.config.run.eval_episodes)
 
 
@@ -337,11 +341,10 @@ def evaluate_run(path: Path, *, episodes: int = 50, weights: str = "mean",
         evaluate_elsewhere = engines.make(engine)
     policy = policies.load(path, weights)
     suite = policy.problem.suite
-    play = player(policy.problem, episodes=episodes, weights=weights, samples=samples)
+    play = compiled(policy.problem, episodes=episodes, weights=weights, samples=samples)
     with Progress(suite.name, 1, 1, policy.num_seeds).working("compiling and playing",
                                                               announce=False):
-        played = jax.device_get(play(policy.variables, policy.obs_stats,
-                                     policy.evaluation_keys(seed)))
+        played = jax.device_get(play(policy.player, policy.evaluation_keys(seed)))
     scores = {"run": str(path), "update": policy.update, "weights": weights,
               "samples": samples, "episodes": episodes, "task_names": suite.task_names,
               "return": played.total.mean(-1)}
@@ -361,6 +364,6 @@ def _play_elsewhere(evaluate_elsewhere: engines.Evaluate, engine: str, policy: p
     for s in range(policy.num_seeds):
         with progress.working(f"playing seed {s + 1} of {policy.num_seeds}"):
             played.append(evaluate_elsewhere(
-                policy.problem.suite, functools.partial(act, policy.problem, *policy.of_seed(s)),
+                policy.problem.suite, functools.partial(act, policy.problem, policy.of_seed(s)),
                 episodes, np.random.default_rng((seed, s)), progress.say))
     return {name: np.stack([scores[name] for scores in played]) for name in played[0]}

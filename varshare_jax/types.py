@@ -9,8 +9,11 @@ import jax
 from flax import struct
 
 Variables = dict[str, Any]
-"""Collections: `shared` and, where a prior is learned, `prior` (no task axis); those whose leaves
-lead with M: `task` and, with PopArt, `popart`."""
+"""Collections: those named in `SHARED`, and those whose leaves lead with M: `task` and, with
+PopArt, `popart`."""
+
+SHARED = ("shared", "prior")
+"""Collections without a task axis; `prior` is there where a prior is learned."""
 
 
 class Discrete(NamedTuple):
@@ -71,26 +74,57 @@ class Transition(NamedTuple):
     episode: Episode
 
 
-
 @struct.dataclass
-class TrainState:
-    """Everything training needs to go on, for one seed (the learner adds the leading S).
+class Agent:
+    """What learns: the methods' part of a TrainState.
 
-    Checkpoints hold all of it, so a resumed run is bit-identical to one never stopped.
+    `memory` is what the method steers its penalty by between updates, `target` a slower copy of
+    the variables where an algorithm keeps one, else {}. Collections other than `SHARED` lead
+    with M, in the optimiser's moments as in the variables.
     """
 
     variables: Variables
     optimizer: Any
-    obs_stats: Any
-    return_stats: Any
-    value_stats: Any
-    env_state: Any
+    memory: Any
+    target: Variables
+
+
+@struct.dataclass
+class World:
+    """The envs and what is known of their episodes; every leaf leads with [M, N].
+
+    `done`: whether the last step ended an episode; `acting_keys`: those of held draws of weights.
+    """
+
+    env: Any
     obs: jax.Array
     episode: Episode
     discounted_return: jax.Array
     done: jax.Array
     acting_keys: jax.Array
-    key: jax.Array
+
+
+@struct.dataclass
+class TrainState:
+    """Everything training needs to go on, for one seed (the learner adds the leading S).
+
+    Every leaf of `world`, `stats` (running statistics) and `own` (what the algorithm keeps:
+    replay, duals) leads with M. Checkpoints hold all of it, so a resumed run is bit-identical to
+    one never stopped.
+    """
+
+    agent: Agent
+    world: World
+    stats: dict[str, Any]
+    own: Any
     scalars: dict[str, jax.Array]
-    control: Any
+    key: jax.Array
     update: jax.Array
+
+
+@struct.dataclass
+class Player:
+    """A trained policy: the variables that act, and the statistics their observations need."""
+
+    variables: Variables
+    stats: dict[str, Any]

@@ -10,8 +10,9 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from varshare_jax.config import Config, Leaf, leaves, replace, with_presets
+from varshare_jax.config import Config, with_presets
 from varshare_jax.errors import UserError, unknown
+from varshare_jax.settings import Leaf, leaves, replace
 
 __all__ = ["UserError", "config_from_flags", "define_config_flags", "define_number", "named_run",
            "no_arguments", "positive", "run", "unknown"]

@@ -13,10 +13,10 @@ import numpy as np
 from absl import flags
 
 from varshare_jax.cli import _app
-from varshare_jax.engines import ENGINES
-from varshare_jax.evaluation import WEIGHTS
-from varshare_jax.monitoring import write_json
+from varshare_jax.playing.engines import ENGINES
+from varshare_jax.playing.evaluation import WEIGHTS
 from varshare_jax.runner import evaluate_run
+from varshare_jax.runs.monitoring import write_json
 
 
 def _main(argv: list[str]) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 from absl import flags
 
 from varshare_jax.cli import _app
-from varshare_jax.pruning import files, prune_run
-from varshare_jax.variational.pruning import RULES
+from varshare_jax.playing.pruning import files, prune_run
+from varshare_jax.variational.sparsity import RULES
 
 
 def _main(argv: list[str]) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from absl import flags
 
 from varshare_jax.cli import _app
-from varshare_jax.evaluation import WEIGHTS
-from varshare_jax.rendering import render_run
+from varshare_jax.playing.evaluation import WEIGHTS
+from varshare_jax.playing.rendering import render_run
 
 
 def _main(argv: list[str]) -> None:

@@ -5,7 +5,7 @@ import statistics
 from collections import defaultdict
 
 from varshare_jax.experiments.plan import Plan, PlannedRun
-from varshare_jax.monitoring import read_rows
+from varshare_jax.runs.monitoring import read_rows
 
 # Measured for the demo's methods on two CPU cores: environment steps a second over all seeds,
 # and the seconds of a run outside training (imports, compiling, the last evaluation).

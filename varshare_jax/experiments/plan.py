@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from varshare_jax.config import Config, flatten, leaves, replace, with_presets
+from varshare_jax.config import Config, with_presets
 from varshare_jax.errors import UserError, unknown
+from varshare_jax.settings import flatten, leaves, replace
 
 PLANS = Path(__file__).parent / "plans"
 PLAN_KEYS: dict[str, type] = {

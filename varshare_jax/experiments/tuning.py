@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from varshare_jax.config import get
 from varshare_jax.experiments.plan import Plan, PlannedRun
-from varshare_jax.monitoring import write_text
 from varshare_jax.report.runs import Run, load_run
-from varshare_jax.statistics import interquartile_mean
+from varshare_jax.report.statistics import interquartile_mean
+from varshare_jax.runs.monitoring import write_text
+from varshare_jax.settings import get
 
 RULE = ("Chosen is the configuration with the highest interquartile mean of the final "
         "evaluation's returns over seeds and tasks; on a tie (to 0.1 % of the best) the one with "

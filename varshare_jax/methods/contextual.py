@@ -4,17 +4,29 @@ Sodhani et al. 2021, "Multi-Task Reinforcement Learning with Context-based Repre
 arXiv 2102.06177, without its text metadata: z_m is learned from scratch.
 """
 
+import dataclasses
+
 import jax
 
 from varshare_jax.methods.base import Method
-from varshare_jax.networks.actor_critic import TORSO_NAMES
+from varshare_jax.networks.heads import is_head
 from varshare_jax.networks.layers import fold_context
+from varshare_jax.settings import Section, field
+
+
+@dataclasses.dataclass(frozen=True)
+class ContextualConfig(Section):
+    """Contextual policies."""
+
+    section = "contextual"
+
+    size: int = field(8, "entries of each task's embedding", above=0)
 
 
 class Contextual(Method):
     """The network's input is [observation, z_m]; only z_m belongs to the task."""
 
-    name = "contextual"
+    settings = (ContextualConfig,)
 
     @property
     def context_size(self):
@@ -30,4 +42,4 @@ class Contextual(Method):
     def compose(self, shared, task, index):
         context = self.context(task, index)
         return shared | {name: shared[name] | {"0": fold_context(shared[name]["0"], context)}
-                         for name in TORSO_NAMES if name in shared}
+                         for name in shared if not is_head(name)}

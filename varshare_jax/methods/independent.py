@@ -6,7 +6,6 @@ from varshare_jax.methods.base import Method
 class Independent(Method):
     """Nothing shared, no interference: the upper bound of plasticity."""
 
-    name = "independent"
     shares = False
 
     def split(self, params, key):

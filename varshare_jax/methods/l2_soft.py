@@ -1,16 +1,29 @@
 """L2-soft sharing: W_m = θ + φ_m, with λ‖φ_m‖² (Evgeniou & Pontil 2004)."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
 from varshare_jax.methods.base import Method
-from varshare_jax.tree import by_layer
+from varshare_jax.settings import Section, field
+from varshare_jax.variational.tree import by_layer
+
+
+@dataclasses.dataclass(frozen=True)
+class L2SoftConfig(Section):
+    """L2-soft sharing."""
+
+    section = "l2_soft"
+
+    penalty: float = field(1e-3, "weight λ of each task's squared residual norm", traced=True,
+                           least=0)
 
 
 class L2Soft(Method):
     """Deterministic residuals, zero at the start, tied to zero by a fixed spring."""
 
-    name = "l2_soft"
+    settings = (L2SoftConfig,)
 
     def split(self, params, key):
         return params, jax.tree.map(jnp.zeros_like, params)
@@ -18,7 +31,7 @@ class L2Soft(Method):
     def compose(self, shared, task, index):
         return jax.tree.map(jnp.add, shared, task)
 
-    def penalty(self, task, terms, scalars):
+    def penalty(self, task, terms, scalars, samples):
         """λ‖φ_m‖²; metrics: the squared norm in all and of each layer."""
         norms = by_layer(task, lambda phi: jnp.sum(jnp.square(phi)))
         total = sum(norms.values())

@@ -11,8 +11,6 @@ from varshare_jax.methods.contextual import Contextual
 class OneHot(Contextual):
     """The network's input is [observation, one-hot of m]; no parameter belongs to a task."""
 
-    name = "one_hot"
-
     @property
     def context_size(self):
         return self.num_tasks

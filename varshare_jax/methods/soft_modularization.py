@@ -5,15 +5,28 @@ The network is `networks/soft_modules.py`; docs/method.md lists where the paper 
 differ and what this one does.
 """
 
+import dataclasses
+
 from varshare_jax.methods.base import Method
-from varshare_jax.networks.actor_critic import TORSO_NAMES
+from varshare_jax.networks.heads import is_head
 from varshare_jax.networks.soft_modules import SoftModules
+from varshare_jax.settings import Section, field
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftModularizationConfig(Section):
+    """Soft modularization; presets soft_shallow (2 × 2) and soft_deep (4 × 4)."""
+
+    section = "soft_modularization"
+
+    layers: int = field(2, "layers of modules (L)", above=0)
+    modules: int = field(2, "modules of each layer (n)", above=0)
 
 
 class SoftModularization(Method):
     """Everything is shared; a task owns the row of the embedding that its router reads."""
 
-    name = "soft_modularization"
+    settings = (SoftModularizationConfig,)
 
     def torso(self):
         settings = self.config.soft_modularization
@@ -21,7 +34,7 @@ class SoftModularization(Method):
                            self.config.network.activation)
 
     def split(self, params, key):
-        task = {name: params[name]["task_embedding"] for name in TORSO_NAMES if name in params}
+        task = {name: params[name]["task_embedding"] for name in params if not is_head(name)}
         shared = params | {name: {k: v for k, v in params[name].items() if k != "task_embedding"}
                            for name in task}
         return shared, task

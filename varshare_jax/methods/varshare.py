@@ -5,15 +5,16 @@ the number of samples that a task contributes to an update. θ pays nothing, so 
 from it only where its reward is worth the nats.
 """
 
+import dataclasses
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from varshare_jax.errors import UserError
-from varshare_jax.methods.base import Method
-from varshare_jax.tree import layers
-from varshare_jax.variational.control import CONTROLLERS, Fixed
+from varshare_jax.methods.base import Draws, Method, Rates
+from varshare_jax.settings import Section, field
+from varshare_jax.variational.controllers import CONTROLLERS, ControllerConfig, Fixed
 from varshare_jax.variational.diagnostics import diagnose
 from varshare_jax.variational.gaussian import (
     Gaussian,
@@ -24,13 +25,45 @@ from varshare_jax.variational.gaussian import (
     sample_tree,
 )
 from varshare_jax.variational.recentering import recenter
+from varshare_jax.variational.tree import layers
+
+
+@dataclasses.dataclass(frozen=True)
+class VarShareConfig(Section):
+    """VarShare's posterior, prior and the weights that act and learn."""
+
+    section = "varshare"
+
+    beta: float = field(1.0, "weight β of KL / samples per task; 1 is the per-sample ELBO",
+                        traced=True, least=0)
+    sigma_prior: float = field(0.1, "standard deviation of the prior", traced=True, above=0)
+    sigma_init: float = field(0.01, "initial standard deviation of the posterior", above=0)
+    rho_rate: float = field(1.0, "learning rate of ρ over that of the means", traced=True, least=0)
+    estimator: str = field("shared", "estimator of the expected loss",
+                           choices=("shared", "flipout", "local"))
+    act_with: str = field("mean", "weights that collect rollouts", choices=("mean", "sample"))
+    learn_with: str = field("sample", "weights in the loss", choices=("mean", "sample"))
+    hold: str = field("rollout", "how long an acting sample is held",
+                      choices=("rollout", "episode", "step"))
+    draws: int = field(1, "draws of the weights per minibatch, whose gradients are averaged",
+                       above=0)
+    learn_sigma: bool = field(True, "learn the posterior's standard deviations; else they stay at "
+                                    "sigma_init")
+    controller: str = field("fixed", "what steers beta and sigma_prior while training; see "
+                                     "controller.*", choices=tuple(CONTROLLERS))
+    recenter: str = field("none", "move task means to the shared weights after every update: one "
+                                  "shift for all, which no task's function notices, or each its "
+                                  "own, as in the legacy notes",
+                          choices=("none", "shift", "literal"))
+    recenter_rate: float = field(0.1, "share α of the means that moves", traced=True, least=0,
+                                 most=1)
 
 
 class VarShare(Method):
     """Variational weight-space residuals under a zero-centred prior."""
 
-    name = "varshare"
-    plain: ClassVar[bool] = True
+    settings = (VarShareConfig, ControllerConfig)
+    one_gaussian_each: ClassVar[bool] = True
     """Whether each weight's residual is one Gaussian, as per-example estimators and recentring
     need it."""
 
@@ -49,18 +82,17 @@ class VarShare(Method):
     def sample(self, task, key: jax.Array):
         return sample_tree(self._learned(task), key)
 
-    def init_prior(self, task, scalars):
-        return self.controller.init_variables(layers(task, is_gaussian), scalars)
+    def init_memory(self, task, scalars):
+        names = layers(task, is_gaussian)
+        return (self.controller.init_variables(names, scalars),
+                {"controller": self.controller.init(names, scalars)})
 
-    def init_control(self, task, scalars):
-        return {"prior": self.controller.init(layers(task, is_gaussian), scalars)}
-
-    def terms(self, variables, control, scalars):
+    def terms(self, variables, memory, scalars):
         return {"prior": self.controller.terms(
             layers(variables["task"], is_gaussian), variables.get("prior", {}),
-            control.get("prior", {}), scalars)}
+            memory["controller"], scalars)}
 
-    def penalty(self, task, terms, scalars):
+    def penalty(self, task, terms, scalars, samples):
         """β KL(q_m ‖ p) / n and the hyperprior; metrics in nats: KL in all and of each layer.
 
         `shift/<layer>` is the part that μ pays, Σ μ² / (2 σ_prior²): zero until a task departs.
@@ -74,17 +106,20 @@ class VarShare(Method):
                    **{f"shift/{layer}": kl for layer, kl in shift.items()},
                    "sigma": sum(jnp.sum(q.std) for q in posteriors) / size,
                    "abs_mu": sum(jnp.sum(jnp.abs(q.mean)) for q in posteriors) / size}
-        cost = prior.beta * total / self.config.samples_per_task + prior.hyperprior
+        cost = prior.beta * total / samples + prior.hyperprior
         return cost, metrics | self.controller.term_metrics(prior)
 
     def nats(self, q: Gaussian, prior_std: jax.Array) -> jax.Array:
         """KL of a posterior from its prior, entry by entry."""
-        detach = self.config.control.detach_sigma
+        detach = self.config.controller.detach_sigma
         return (kl_whose_prior_follows_means if detach else kl_divergence)(q, prior_std)
 
     def shift(self, q: Gaussian, prior_std: jax.Array) -> jax.Array:
         """The part of `nats` that is due to q's mean."""
         return jnp.square(q.mean / prior_std) / 2
+
+    def rates(self, scalars):
+        return Rates(scalars["varshare.rho_rate"], scalars["controller.rate"])
 
     def after_update(self, variables, losses, scalars, key):
         how = self.config.varshare.recenter
@@ -92,27 +127,28 @@ class VarShare(Method):
             return variables
         return recenter(variables, scalars["varshare.recenter_rate"], how)
 
-    def steer(self, control, variables, measured, scalars):
+    def steer(self, memory, variables, measured, scalars):
         """The controller's next state; metrics: its variables, and how the posteriors look."""
         diagnosis = diagnose(jax.vmap(self.residual)(variables["task"]), variables["shared"])
         measured = measured._replace(metrics=measured.metrics | diagnosis)
-        state = self.controller.update(control["prior"], measured, scalars)
+        state = self.controller.update(memory["controller"], measured, scalars)
         own = jax.tree.map(self.controller.per_task, self.controller.state_metrics(state))
-        return control | {"prior": state}, diagnosis | own
+        return memory | {"controller": state}, diagnosis | own
 
     @property
     def controller(self) -> Fixed:
         """What steers β and σ_prior."""
-        return CONTROLLERS[self.config.varshare.control](self.config.control, self.num_tasks)
+        settings = self.config
+        return CONTROLLERS[settings.varshare.controller](settings.controller, self.num_tasks)
 
     def validate(self):
         super().validate()
         settings = self.config.varshare
-        for flag, plain_value in (("estimator", "shared"), ("recenter", "none")):
-            if not self.plain and (value := getattr(settings, flag)) != plain_value:
+        for flag, allowed in (("estimator", "shared"), ("recenter", "none")):
+            if not self.one_gaussian_each and (value := getattr(settings, flag)) != allowed:
                 raise UserError(f"--varshare.{flag}={value}: needs residuals with one Gaussian for "
                                 f"each weight, which {self.name} has not; use "
-                                f"--varshare.{flag}={plain_value} or --method=varshare")
+                                f"--varshare.{flag}={allowed} or --method=varshare")
 
     def _around(self, mean: jax.Array) -> Gaussian:
         """A new posterior."""
@@ -127,13 +163,7 @@ class VarShare(Method):
             task, is_leaf=is_gaussian)
 
     @property
-    def acts_with_sample(self) -> bool:
-        return self.config.varshare.act_with == "sample"
-
-    @property
-    def learns_with_sample(self) -> bool:
-        return self.config.varshare.learn_with == "sample"
-
-    @property
-    def draws_per_example(self) -> bool:
-        return self.learns_with_sample and self.config.varshare.estimator != "shared"
+    def draws(self) -> Draws:
+        settings = self.config.varshare
+        return Draws(settings.act_with == "sample", settings.learn_with == "sample",
+                     settings.estimator, settings.draws, settings.hold)

@@ -4,6 +4,7 @@ Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106
 Gaussian posterior and prior for every entry of both factors; the KL is the sum of both.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -11,7 +12,17 @@ import jax.numpy as jnp
 from flax import struct
 
 from varshare_jax.methods.varshare import VarShare
+from varshare_jax.settings import Section, field
 from varshare_jax.variational.gaussian import Gaussian, is_gaussian, rho_of
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRAConfig(Section):
+    """Low-rank residuals."""
+
+    section = "lora"
+
+    rank: int = field(4, "rank r of each kernel's residual", above=0)
 
 
 @struct.dataclass
@@ -26,8 +37,8 @@ class VarShareLoRA(VarShare):
     """Rank r for every kernel that it makes smaller; biases and small kernels keep one Gaussian
     for each entry."""
 
-    name = "varshare_lora"
-    plain = False
+    settings = (*VarShare.settings, LoRAConfig)
+    one_gaussian_each = False
 
     def split(self, params, key):
         """`up` starts around 0, so every task begins as the shared network; `down` must not, or

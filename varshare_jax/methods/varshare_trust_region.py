@@ -5,12 +5,27 @@ and η follows what it is for: the adaptive KL penalty of Schulman et al. 2017, 
 section 4, for posteriors of weights in place of policies.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
 from varshare_jax.errors import UserError
 from varshare_jax.methods.varshare import VarShare
+from varshare_jax.settings import Section, field
 from varshare_jax.variational.gaussian import is_gaussian, kl_divergence
+
+
+@dataclasses.dataclass(frozen=True)
+class TrustRegionConfig(Section):
+    """Trust region around the posterior that an update starts from."""
+
+    section = "trust_region"
+
+    eta: float = field(1.0, "weight η at the start; it adapts for each task", traced=True, above=0)
+    target: float = field(0.05, "KL ε to keep to in an update, nats per parameter", traced=True,
+                          above=0)
+
 
 _FACTOR = 1.5
 _LEAST, _MOST = 1e-3, 1e3
@@ -19,32 +34,33 @@ _LEAST, _MOST = 1e-3, 1e3
 class VarShareTrustRegion(VarShare):
     """η of each task grows by half where its KL exceeds 1.5 ε, and shrinks so below ε / 1.5."""
 
-    name = "varshare_trust_region"
+    settings = (*VarShare.settings, TrustRegionConfig)
 
-    def init_control(self, task, scalars):
+    def init_memory(self, task, scalars):
+        prior, memory = super().init_memory(task, scalars)
         eta = jnp.full(self.num_tasks, scalars["trust_region.eta"])
-        return super().init_control(task, scalars) | {"eta": eta, "task": task}
+        return prior, memory | {"eta": eta, "task": task}
 
-    def terms(self, variables, control, scalars):
-        old = {"eta": control["eta"], "old": control["task"]}
-        return super().terms(variables, control, scalars) | old
+    def terms(self, variables, memory, scalars):
+        old = {"eta": memory["eta"], "old": memory["task"]}
+        return super().terms(variables, memory, scalars) | old
 
-    def penalty(self, task, terms, scalars):
+    def penalty(self, task, terms, scalars, samples):
         """Adds η KL(q ‖ q_old) / n; metrics: η, and that KL in nats per parameter."""
-        cost, metrics = super().penalty(task, terms, scalars)
+        cost, metrics = super().penalty(task, terms, scalars, samples)
         moved = jax.tree.map(lambda q, old: jnp.sum(kl_divergence(q, old.std, old.mean)),
                              self._learned(task), terms["old"], is_leaf=is_gaussian)
         total = sum(jax.tree.leaves(moved))
         size = sum(q.mean.size for q in jax.tree.leaves(task, is_leaf=is_gaussian))
-        cost += terms["eta"] * total / self.config.samples_per_task
+        cost += terms["eta"] * total / samples
         return cost, metrics | {"trust_kl": total / size, "eta": terms["eta"]}
 
-    def steer(self, control, variables, measured, scalars):
-        after, metrics = super().steer(control, variables, measured, scalars)
+    def steer(self, memory, variables, measured, scalars):
+        after, metrics = super().steer(memory, variables, measured, scalars)
         excess = measured.metrics["trust_kl"] / scalars["trust_region.target"]
         factor = jnp.where(excess > _FACTOR, _FACTOR,
                            jnp.where(excess < 1 / _FACTOR, 1 / _FACTOR, 1.0))
-        eta = jnp.clip(control["eta"] * factor, _LEAST, _MOST)
+        eta = jnp.clip(memory["eta"] * factor, _LEAST, _MOST)
         return after | {"eta": eta, "task": variables["task"]}, metrics
 
     def validate(self):

@@ -5,6 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from varshare_jax.networks.settings import NetworkConfig
+
 
 @dataclasses.dataclass(frozen=True)
 class ScalarCritic:
@@ -56,3 +58,10 @@ class CategoricalCritic:
               clip: jax.Array | None) -> jax.Array:
         """Cross-entropy per sample [...]; there is nothing to clip in it."""
         return -jnp.sum(self.project(target) * jax.nn.log_softmax(output), -1)
+
+
+def make_critic(settings: NetworkConfig) -> ScalarCritic | CategoricalCritic:
+    """The critic that the settings ask for."""
+    if settings.critic == "categorical":
+        return CategoricalCritic(settings.atoms, settings.value_bound)
+    return ScalarCritic()

@@ -3,8 +3,8 @@
 import flax.linen as nn
 import jax
 
-from varshare_jax.config import NetworkConfig
 from varshare_jax.networks.layers import Dense, LayerNorm
+from varshare_jax.networks.settings import NetworkConfig
 
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "elu": nn.elu, "silu": nn.silu, "gelu": nn.gelu}
 

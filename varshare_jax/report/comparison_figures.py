@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from varshare_jax import statistics
+from varshare_jax.report import statistics
 from varshare_jax.report.drawing import look, style_of
 from varshare_jax.report.estimates import Comparison, Estimate, estimate, scale_of
 from varshare_jax.report.figures import legend_below

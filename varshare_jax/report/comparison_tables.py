@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from varshare_jax import statistics
+from varshare_jax.report import statistics
 from varshare_jax.report.estimates import Comparison, Estimate, Scale, estimate, oracle_scale
 from varshare_jax.report.sections import Entry, Section
 from varshare_jax.report.table import (

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from varshare_jax import statistics
+from varshare_jax.report import statistics
 from varshare_jax.report.sections import RETURN, Entry, Section
-from varshare_jax.statistics import Statistic
+from varshare_jax.report.statistics import Statistic
 
 
 class Estimate(NamedTuple):

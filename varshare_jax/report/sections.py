@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from varshare_jax import statistics
 from varshare_jax.errors import UserError, unknown
+from varshare_jax.report import statistics
 from varshare_jax.report.runs import Run
 
 OWN_METHOD, ORACLE = "varshare", "independent"

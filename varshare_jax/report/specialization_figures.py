@@ -11,8 +11,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from varshare_jax.report.drawing import look, style_of, to_png
 from varshare_jax.report.runs import Posterior
 from varshare_jax.report.sections import Entry
+from varshare_jax.report.statistics import principal_coordinates
 from varshare_jax.report.tables import by_layer
-from varshare_jax.statistics import principal_coordinates
 
 _MAPPED = ("kl", "relative_mu")
 _GREY, _INK = "#6b7280", "#111827"

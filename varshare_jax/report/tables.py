@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from varshare_jax import statistics
+from varshare_jax.report import statistics
 from varshare_jax.report.estimates import Scale, estimate, scale_of
 from varshare_jax.report.runs import Run
 from varshare_jax.report.sections import RETURN, SUCCESS, Entry, Section
+from varshare_jax.report.statistics import Statistic
 from varshare_jax.report.table import (
     ABSENT,
     NBSP,
@@ -23,7 +24,6 @@ from varshare_jax.report.table import (
     percent,
     with_interval,
 )
-from varshare_jax.statistics import Statistic
 
 _PARAMETERS = {"active": "Active in training", "merged": "Active when merged",
                "stored": "Stored"}

@@ -1,36 +1,55 @@
-"""The registry of suites."""
+"""The registry of suites: by name, or by a family's name before a colon."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from varshare_jax.config import MetaWorldConfig
 from varshare_jax.errors import unknown
+from varshare_jax.settings import Section, registered
 from varshare_jax.suites import cartpole, gymnax, lunar_lander, metaworld
 from varshare_jax.suites.base import Suite
+from varshare_jax.suites.metaworld.settings import MetaWorldConfig
 
-SUITES: dict[str, Callable[[], Suite]] = {
-    "cartpole10": lambda: cartpole.CartPoleSuite("cartpole10", cartpole.TASKS),
-    "cartpole": lambda: cartpole.CartPoleSuite("cartpole", (cartpole.NOMINAL,)),
-    "lunar_lander20": lambda: lunar_lander.LunarLanderSuite("lunar_lander20", lunar_lander.TASKS),
-    "lunar_lander20_continuous": lambda: lunar_lander.LunarLanderSuite(
+SETTINGS: tuple[type[Section], ...] = (MetaWorldConfig,)
+"""Sections of settings that suites read."""
+
+
+def _metaworld(name: str, config: Any) -> Suite:
+    return metaworld.make(name, config.metaworld if config else MetaWorldConfig())
+
+
+SUITES: dict[str, Callable[[Any], Suite]] = {
+    "cartpole10": lambda config: cartpole.CartPoleSuite("cartpole10", cartpole.TASKS),
+    "cartpole": lambda config: cartpole.CartPoleSuite("cartpole", (cartpole.NOMINAL,)),
+    "lunar_lander20": lambda config: lunar_lander.LunarLanderSuite(
+        "lunar_lander20", lunar_lander.TASKS),
+    "lunar_lander20_continuous": lambda config: lunar_lander.LunarLanderSuite(
         "lunar_lander20_continuous", lunar_lander.TASKS, continuous=True),
-    "lunar_lander": lambda: lunar_lander.LunarLanderSuite(
+    "lunar_lander": lambda config: lunar_lander.LunarLanderSuite(
         "lunar_lander", (lunar_lander.NOMINAL,)),
+    "mt10": lambda config: _metaworld("mt10", config),
+    "mt3": lambda config: _metaworld("mt3", config),
+} | registered("suites")
+"""A name -> its suite, from the whole tree of settings or None for the defaults."""
+
+FAMILIES: Mapping[str, tuple[str, Callable[[str, Any], Suite]]] = {
+    "mt1": ("<task>", _metaworld),
+    "gymnax": ("<id>", lambda name, config: gymnax.single(name.partition(":")[2])),
 }
+"""A prefix -> what follows its colon, and the suite of a whole name."""
 
-__all__ = ["SUITES", "Suite", "make"]
+__all__ = ["FAMILIES", "SETTINGS", "SUITES", "Suite", "make"]
 
 
-def make(name: str, metaworld_options: MetaWorldConfig | None = None) -> Suite:
-    """The suite of that name, any gymnax environment as `gymnax:<id>`, a task as `mt1:<task>`.
-
-    Raises UserError for an unknown one.
-    """
-    family, _, env_id = name.partition(":")
-    if name in metaworld.BENCHMARKS or family == "mt1":
-        return metaworld.make(name, metaworld_options or MetaWorldConfig())
-    if family == "gymnax" and env_id:
-        return gymnax.single(env_id)
+def make(name: str, config: Any = None) -> Suite:
+    """The suite of that name; raises UserError for an unknown one."""
+    family, _, member = name.partition(":")
+    if member and family in FAMILIES:
+        return FAMILIES[family][1](name, config)
     if name not in SUITES:
-        raise unknown("--suite", name,
-                      [*SUITES, *metaworld.BENCHMARKS, "mt1:<task>", "gymnax:<id>"])
-    return SUITES[name]()
+        raise unknown("--suite", name, names())
+    return SUITES[name](config)
+
+
+def names() -> list[str]:
+    """What `--suite` may be."""
+    return [*SUITES, *(f"{family}:{member}" for family, (member, _) in FAMILIES.items())]

@@ -34,7 +34,7 @@ _QUANTITIES = {"pole_length": "half pole length [m]", "cart_mass": "cart mass [k
 NOMINAL = CartPoleTask("nominal", 0.5, 1.0, 0.1, 9.8, 22.0)
 
 # Easy for a policy trained on the nominal task alone: the first four. It fails on the other six,
-# where an oracle still balances for all 500 steps (`python -m experiments.check_suite`).
+# where an oracle still balances for all 500 steps (`python -m varshare_jax.validation.difficulty`).
 #                name           length  cart  pole  gravity  random
 TASKS = (
     NOMINAL,

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from varshare_jax.tree import layers
 from varshare_jax.variational.gaussian import is_gaussian
 from varshare_jax.variational.medians import medians
+from varshare_jax.variational.tree import layers
 
 _EPSILON = 1e-8
 

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from varshare_jax.tree import by_layer
 from varshare_jax.types import Variables
 from varshare_jax.variational.gaussian import is_gaussian
+from varshare_jax.variational.tree import by_layer
 
 _TINY = 1e-12
 

@@ -1,9 +1,9 @@
 """Meta-World in MJX: MT10, MT3 and single tasks (docs/metaworld.md)."""
 
-from varshare_jax.config import MetaWorldConfig
 from varshare_jax.errors import unknown
 from varshare_jax.suites.base import Suite
 from varshare_jax.suites.metaworld import requirements, tasks
+from varshare_jax.suites.metaworld.settings import MetaWorldConfig
 
 BENCHMARKS = {"mt10": tuple(tasks.TASKS), "mt3": ("reach", "push", "pick-place")}
 

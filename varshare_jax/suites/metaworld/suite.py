@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from varshare_jax.config import MetaWorldConfig
 from varshare_jax.errors import UserError
 from varshare_jax.suites.base import Suite
 from varshare_jax.suites.metaworld import render, scenes, snapshots, tasks
 from varshare_jax.suites.metaworld.physics import Physics, State
 from varshare_jax.suites.metaworld.scenes import Settings
+from varshare_jax.suites.metaworld.settings import MetaWorldConfig
 from varshare_jax.suites.metaworld.tasks import Setup, Snapshot, Task
 from varshare_jax.types import Continuous, Step
 

@@ -1,0 +1,168 @@
+"""The one place where tasks' losses become a step of shared and of tasks' own parameters.
+
+Draws of weights -> loss and penalty -> weighing -> gradients -> combining -> clipping per task ->
+Adam. Every algorithm learns through `step`, every method by what it answers there.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from varshare_jax.algorithms.base import Problem
+from varshare_jax.methods.base import Metrics, Scalars
+from varshare_jax.methods.gradients import clip_by_task_norm, combine
+from varshare_jax.methods.lifting import MultiTaskNetwork
+from varshare_jax.types import Agent, TrainState, Variables
+from varshare_jax.variational.controllers import Measured
+from varshare_jax.variational.gaussian import is_gaussian
+from varshare_jax.variational.residuals import relative_size
+
+
+class Forward(NamedTuple):
+    """The network as a loss sees it: weights are drawn where the method draws them."""
+
+    network: MultiTaskNetwork
+    variables: Variables
+    noise: jax.Array | None
+
+    def __call__(self, obs: jax.Array, *names: str) -> dict[str, Any]:
+        """Outputs of the networks named: [M, ..., D] -> [M, ...]."""
+        return self.network.apply(self.variables, obs, *names, noise=self.noise)
+
+
+Loss = Callable[[Forward, Any], tuple[jax.Array, Metrics]]
+"""(network, batch [M, ...]) -> losses [M], metrics [M]."""
+
+
+def init_agent(problem: Problem, key: jax.Array, scalars: Scalars) -> Agent:
+    """The agent before its first update.
+
+    Never vmap this over seeds on a CPU (see `MultiTaskNetwork.init`); `jax.lax.map` is safe.
+    """
+    variables = problem.network.init(key)
+    prior, memory = problem.network.method.init_memory(variables["task"], scalars)
+    if prior:
+        variables["prior"] = prior
+    variables |= problem.algorithm.collections(problem)
+    target = variables if problem.algorithm.keeps_target else {}
+    return Agent(variables, _adam(problem).init(variables), memory, target)
+
+
+def step(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array, scalars: Scalars,
+         rate: jax.Array, *, collections: tuple[str, ...] | None = None) -> tuple[Agent, Metrics]:
+    """One gradient step on a batch. `rate` is the learning rate, metrics are [M].
+
+    Only the `collections` named move (all by default); the others cost no gradient.
+    """
+    names = tuple(collections or agent.variables)
+    grads, metrics = gradients(problem, agent, loss, batch, key, scalars, names)
+    grads, norms = clip_by_task_norm(grads, problem.scalar(scalars, "max_grad_norm"),
+                                     problem.suite.num_tasks)
+    moments = agent.optimizer
+    updates, moved = _adam(problem).update(
+        grads, moments._replace(mu=_only(moments.mu, names), nu=_only(moments.nu, names)))
+    optimizer = moved._replace(mu=moments.mu | moved.mu, nu=moments.nu | moved.nu)
+    variables = agent.variables | _descend(problem, _only(agent.variables, names), updates,
+                                           scalars, rate)
+    return agent.replace(variables=variables, optimizer=optimizer), metrics | norms
+
+
+def gradients(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array,
+              scalars: Scalars, names: tuple[str, ...]) -> tuple[Variables, Metrics]:
+    """Each task's gradient of its own parameters, and one of the shared; metrics [M]."""
+    objective = functools.partial(_objective, loss, problem.samples)
+    gradient = _over_draws(problem, jax.grad(objective, argnums=1, has_aux=True))
+    chosen = _only(agent.variables, names)
+    fixed = {name: branch for name, branch in agent.variables.items() if name not in chosen}
+    combiner, num_tasks = problem.network.method.combine, problem.suite.num_tasks
+
+    def mean(grads: Variables, *names: str) -> Variables:
+        """Summed over tasks so far: what they share descends the mean."""
+        return grads | {name: jax.tree.map(lambda g: g / num_tasks, grads[name])
+                        for name in names if name in grads}
+
+    rest = fixed, batch, agent.memory, scalars
+    if combiner is None or "shared" not in chosen:
+        grads, metrics = gradient(problem.network, chosen, *rest, key)
+        return mean(grads, "shared", "prior"), metrics
+    loss_key, combine_key = jax.random.split(key)
+    apart = dataclasses.replace(problem.network, shared_axis=0)
+    copies = jax.tree.map(lambda p: jnp.broadcast_to(p, (num_tasks, *p.shape)), chosen["shared"])
+    grads, metrics = gradient(apart, chosen | {"shared": copies}, *rest, loss_key)
+    shared, conflicts = combine(combiner, grads["shared"], combine_key, scalars,
+                                problem.config.gradients.separately)
+    return mean(grads, "prior") | {"shared": shared}, metrics | conflicts
+
+
+def _objective(loss: Loss, samples: int, network: MultiTaskNetwork, chosen: Variables,
+               fixed: Variables, batch: Any, memory: Any, scalars: Scalars,
+               key: jax.Array) -> tuple[jax.Array, Metrics]:
+    """Sum over tasks of the loss plus the method's penalty, as weighed; metrics [M]."""
+    variables, draws = chosen | fixed, network.method.draws
+    forward = Forward(network, variables, None)
+    if draws.per_example:
+        forward = Forward(network, variables, key)
+    elif draws.learn:
+        forward = Forward(network, network.sample(variables, key), None)
+    losses, metrics = loss(forward, batch)
+    penalty, _ = network.penalty(variables, memory, scalars, samples)
+    total = losses + penalty
+    metrics = metrics | {"loss": total, "penalty": penalty}
+    return network.method.weigh(total, scalars).sum(), metrics
+
+
+def _over_draws(problem: Problem, gradient: Callable) -> Callable:
+    """`gradient`, averaged over as many draws of the weights as the method asks for."""
+    draws = problem.network.method.draws
+    if draws.count == 1 or not draws.learn:
+        return gradient
+
+    def average(network, *arguments):
+        *others, key = arguments
+        each = jax.lax.map(lambda key: gradient(network, *others, key),
+                           jax.random.split(key, draws.count))
+        return jax.tree.map(lambda x: x.mean(0), each)
+
+    return average
+
+
+def _descend(problem: Problem, variables: Variables, updates: Variables, scalars: Scalars,
+             rate: jax.Array) -> Variables:
+    """Variables after Adam's `updates`, each collection at its own rate."""
+    factors = problem.network.method.rates(scalars)
+    rates = dict.fromkeys(variables, rate) | {
+        "task": rate * problem.scalar(scalars, "task_rate"), "prior": rate * factors.prior}
+    updates = jax.tree.map(lambda u: u.replace(rho=u.rho * factors.rho) if is_gaussian(u) else u,
+                           updates, is_leaf=is_gaussian)
+    return {name: jax.tree.map(lambda p, u, rate=rates[name]: p - rate * u, branch, updates[name])
+            for name, branch in variables.items()}
+
+
+def finish(problem: Problem, state: TrainState, agent: Agent, metrics: Metrics, key: jax.Array,
+           gap: Callable[[Variables], jax.Array]) -> tuple[Agent, Metrics]:
+    """What follows an update's steps: the method's changes, its steering, and its metrics [M].
+
+    `state` is that of the update's start, `gap` the critic's error [M] under given variables.
+    """
+    method, network = problem.network.method, problem.network
+    variables = method.after_update(agent.variables, metrics["loss"], state.scalars, key)
+    metrics |= network.penalty(variables, agent.memory, state.scalars, problem.samples)[1]
+    measured = Measured(
+        state.update + 1, problem.num_updates, metrics,
+        lambda: gap(network.without_residuals(variables)) - gap(variables))
+    memory, steering = method.steer(agent.memory, variables, measured, state.scalars)
+    agent = agent.replace(variables=variables, memory=memory)
+    return agent, metrics | relative_size(variables) | steering
+
+
+def _only(tree: Variables, names: tuple[str, ...]) -> Variables:
+    return {name: tree[name] for name in tree if name in names}
+
+
+def _adam(problem: Problem) -> optax.GradientTransformation:
+    return optax.scale_by_adam(eps=problem.settings.adam_epsilon)

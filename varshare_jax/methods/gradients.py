@@ -1,0 +1,188 @@
+"""Functions on gradients of the two collections: clipping, and combining tasks' gradients.
+
+A combiner turns the M tasks' gradients of the shared parameters into one. The two here need
+only the Gram matrix K = G Gᵀ of those gradients (G is [M, P]), in which they are M × M problems;
+the result is Gᵀ c for coefficients c.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from varshare_jax.settings import Section, field
+from varshare_jax.types import SHARED, Variables
+
+Combiner = Callable[[jax.Array, jax.Array, dict[str, jax.Array]], jax.Array]
+"""(Gram matrix [M, M], key, scalars) -> coefficients [M]; the mean gradient is 1/M."""
+
+_EPSILON = 1e-12
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientsConfig(Section):
+    """How tasks' gradients of the shared parameters become one."""
+
+    section = "gradients"
+
+    combine: str = field("mean", "combiner", choices=("mean", "pcgrad", "cagrad"))
+    separately: bool = field(True, "combine actor, critic and shared trunk each by itself")
+    cagrad_c: float = field(0.4, "CAGrad's c: radius around the mean gradient, relative to its "
+                                 "norm", traced=True, above=0)
+    cagrad_rescale: bool = field(True, "divide CAGrad's update by 1 + c²")
+
+
+_SOLVER_STEPS = 40
+
+
+def pcgrad(settings: GradientsConfig, gram: jax.Array, key: jax.Array,
+           scalars: dict[str, jax.Array]) -> jax.Array:
+    """Each task's gradient is projected off every other that it conflicts with, in random order.
+
+    Yu et al. 2020, "Gradient Surgery for Multi-Task Learning", arXiv 2001.06782, algorithm 1.
+    """
+    tasks = gram.shape[0]
+    scores = jax.random.uniform(key, (tasks, tasks))
+    order = jnp.argsort(scores, axis=1)
+
+    def project(coefficients, others):
+        """One step for all tasks: row i meets task others[i]."""
+        dots = jnp.einsum("ij,ji->i", coefficients, gram[:, others])
+        norms = gram[others, others] + _EPSILON
+        # A task never conflicts with itself at first; projected, it must not meet itself.
+        conflict = (dots < 0) & (others != jnp.arange(tasks))
+        step = jnp.where(conflict, dots / norms, 0.0)
+        return replicated(coefficients.at[jnp.arange(tasks), others].add(-step)), None
+
+    coefficients, _ = jax.lax.scan(project, jnp.eye(tasks), order.T)
+    return coefficients.mean(0)
+
+
+def cagrad(settings: GradientsConfig, gram: jax.Array, key: jax.Array,
+           scalars: dict[str, jax.Array]) -> jax.Array:
+    """The update within c‖g₀‖ of the mean gradient g₀ that serves the worst-off task best.
+
+    Liu et al. 2021, "Conflict-Averse Gradient Descent", arXiv 2110.14048, algorithm 1: with
+    w the minimiser over the simplex of g_wᵀg₀ + c‖g₀‖‖g_w‖, the update is
+    g₀ + (c‖g₀‖/‖g_w‖) g_w, over 1 + c² where `cagrad_rescale` is set.
+    """
+    tasks = gram.shape[0]
+    c = scalars["gradients.cagrad_c"]
+    gram = gram / (jnp.trace(gram) / tasks + _EPSILON)
+    mean = jnp.full(tasks, 1 / tasks)
+    radius = c * _length(mean, gram)
+    w = worst_case_weights(gram, radius)
+    coefficients = mean + radius / _length(w, gram) * w
+    return coefficients / (1 + c**2) if settings.cagrad_rescale else coefficients
+
+
+def worst_case_weights(gram: jax.Array, radius: jax.Array) -> jax.Array:
+    """argmin over the simplex of wᵀK1/M + radius √(wᵀKw), [M].
+
+    Projected gradients with momentum, restarted where it points uphill, after scaling every
+    task's gradient to norm 1: their norms differ by orders of magnitude, and unscaled the problem
+    is too ill-conditioned for a fixed number of steps.
+    """
+    norms = replicated(jnp.sqrt(jnp.diag(gram) + _EPSILON))
+    cosines = replicated(gram / norms[:, None] / norms)
+    slope = replicated(gram.mean(1) / norms)
+    bound = jnp.maximum(jnp.abs(cosines).sum(1).max(), 1.0)
+
+    def step(carry, _):
+        u, ahead, momentum = carry
+        length = _length(ahead, cosines)
+        rate = length / (radius * bound)
+        gradient = slope + radius / length * (cosines @ ahead)
+        new = replicated(_project(ahead - rate * gradient, 1 / norms))
+        uphill = jnp.vdot(ahead - new, new - u) > 0
+        next_momentum = jnp.where(uphill, 1.0, (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2)
+        speed = jnp.where(uphill, 0.0, (momentum - 1) / next_momentum)
+        return (new, replicated(new + speed * (new - u)), next_momentum), None
+
+    start = replicated(norms / gram.shape[0])
+    (u, _, _), _ = jax.lax.scan(step, (start, start, jnp.ones(())), None, length=_SOLVER_STEPS)
+    return u / norms
+
+
+def _length(w: jax.Array, gram: jax.Array) -> jax.Array:
+    """√(wᵀKw), which rounding must not make the root of a negative number."""
+    return jnp.sqrt(jnp.maximum(w @ gram @ w, _EPSILON))
+
+
+def _project(x: jax.Array, a: jax.Array) -> jax.Array:
+    """The point nearest to x with entries ≥ 0 and a·u = 1 (Held et al. 1974 for a = 1)."""
+    order = jnp.argsort(-x / a)
+    x_sorted, a_sorted = x[order], a[order]
+    threshold = (jnp.cumsum(a_sorted * x_sorted) - 1) / jnp.cumsum(jnp.square(a_sorted))
+    last = jnp.sum(x_sorted / a_sorted > threshold) - 1
+    return jnp.maximum(x - threshold[last] * a, 0.0)
+
+
+COMBINERS: dict[str, Callable[..., jax.Array]] = {"pcgrad": pcgrad, "cagrad": cagrad}
+
+
+def combine(combiner: Combiner, grads: dict[str, Any], key: jax.Array,
+            scalars: dict[str, jax.Array], separately: bool) -> tuple[dict[str, Any], dict]:
+    """One gradient of the shared parameters from M tasks': leaves [M, ...] -> [...].
+
+    `separately`: each side (actor, critic, trunk: the first word of a top-level name) has a Gram
+    matrix and coefficients of its own. Metrics [M]: the share of other tasks whose gradient
+    points against a task's, averaged over sides.
+    """
+    sides: dict[str, dict[str, Any]] = {}
+    for name, branch in grads.items():
+        sides.setdefault(name.split("_")[0] if separately else "all", {})[name] = branch
+    grams = replicated(jnp.stack([gram_matrix(branches) for branches in sides.values()]))
+    keys = jax.random.split(key, len(sides))
+    coefficients = replicated(jax.vmap(combiner, (0, 0, None))(grams, keys, scalars))
+    combined: dict[str, Any] = {}
+    for branches, c in zip(sides.values(), coefficients, strict=True):
+        combined |= jax.tree.map(lambda g, c=c: jnp.tensordot(c, g, 1), branches)
+    conflicts = (grams < 0).sum(2) / max(1, grams.shape[1] - 1)
+    return combined, {"conflict": conflicts.mean(0)}
+
+
+def replicated(x: jax.Array) -> jax.Array:
+    """`x` whole on every device, where XLA splits tasks over devices.
+
+    A loop over a split [M, M] matrix would let the devices wait for each other at every step.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.manual_axes:
+        return x
+    return jax.lax.with_sharding_constraint(x, jax.sharding.PartitionSpec())
+
+
+def gram_matrix(grads: Any) -> jax.Array:
+    """Inner products between tasks of leaves [M, ...]: [M, M]."""
+    flat = [g.reshape(g.shape[0], -1) for g in jax.tree.leaves(grads)]
+    return sum(g @ g.T for g in flat)
+
+
+def clip_by_task_norm(grads: Variables, max_norm: jax.Array,
+                      num_tasks: int) -> tuple[Variables, dict]:
+    """Scales the shared gradient, and each task's own, to a norm of at most `max_norm`.
+
+    One norm over everything would let one task's gradient shrink another's, and M independent
+    networks would no longer train as M single-task agents. What is learned of the prior is a few
+    numbers and stays as it is. Metrics: norms before, [M].
+    """
+    own = {name: branch for name, branch in grads.items() if name not in SHARED}
+    squares = (jnp.sum(jnp.square(g), tuple(range(1, g.ndim))) for g in jax.tree.leaves(own))
+    task_norm = jnp.sqrt(sum(squares, jnp.zeros(num_tasks)))
+    shared = grads.get("shared", {})
+    shared_norm = jnp.sqrt(sum((jnp.sum(jnp.square(g)) for g in jax.tree.leaves(shared)),
+                               jnp.zeros(())))
+    shared_scale = jnp.minimum(1.0, max_norm / (shared_norm + 1e-6))
+    task_scale = jnp.minimum(1.0, max_norm / (task_norm + 1e-6))
+
+    def scale_task(g):
+        return g * task_scale.reshape(-1, *(1,) * (g.ndim - 1))
+
+    clipped = jax.tree.map(scale_task, own)
+    if "shared" in grads:
+        clipped |= {"shared": jax.tree.map(lambda g: g * shared_scale, shared)}
+    return grads | clipped, {"grad_norm_task": task_norm,
+                     "grad_norm_shared": jnp.broadcast_to(shared_norm, task_norm.shape)}

@@ -1,0 +1,92 @@
+"""Heads: what a network's features become."""
+
+import dataclasses
+from typing import Any, Protocol
+
+import distrax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from varshare_jax.networks.critics import CategoricalCritic, ScalarCritic
+from varshare_jax.networks.layers import parameter, per_example
+from varshare_jax.types import Continuous, Discrete
+
+LOG_STD = "log_std"
+
+
+class Head(Protocol):
+    """A linear layer of `outputs` and orthogonal `gain`, and what its outputs mean."""
+
+    @property
+    def outputs(self) -> int: ...
+
+    @property
+    def gain(self) -> float: ...
+
+    def setup(self, module: nn.Module) -> None:
+        """Adds parameters beyond the linear layer's to `module`."""
+
+    def read(self, module: nn.Module, outputs: jax.Array) -> Any:
+        """The linear layer's outputs [..., A] as losses and policies read them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyHead:
+    """A distribution over actions; Gaussians have one standard deviation for each action."""
+
+    action_space: Discrete | Continuous
+    initial_log_std: float
+    gain: float = 0.01
+
+    @property
+    def outputs(self) -> int:
+        return self.action_space.outputs
+
+    def setup(self, module: nn.Module) -> None:
+        if isinstance(self.action_space, Continuous):
+            init = nn.initializers.constant(self.initial_log_std)
+            setattr(module, LOG_STD, parameter(module, LOG_STD, init, (self.outputs,)))
+
+    def read(self, module: nn.Module, outputs: jax.Array) -> distrax.Distribution:
+        """[..., A] -> distribution with batch shape [...]."""
+        if isinstance(self.action_space, Discrete):
+            return distrax.Categorical(logits=outputs)
+        scale = jnp.exp(per_example(module, getattr(module, LOG_STD), outputs.shape))
+        return distrax.Independent(
+            distrax.Normal(outputs, jnp.broadcast_to(scale, outputs.shape)), 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ValueHead:
+    """What a critic of states puts out, to be read by `critic`."""
+
+    critic: ScalarCritic | CategoricalCritic
+    gain: float = 1.0
+
+    @property
+    def outputs(self) -> int:
+        return self.critic.outputs
+
+    def setup(self, module: nn.Module) -> None: ...
+
+    def read(self, module: nn.Module, outputs: jax.Array) -> jax.Array:
+        return outputs
+
+
+@dataclasses.dataclass(frozen=True)
+class ActionValueHead:
+    """A value for each of the discrete actions, [..., A]."""
+
+    outputs: int
+    gain: float = 1.0
+
+    def setup(self, module: nn.Module) -> None: ...
+
+    def read(self, module: nn.Module, outputs: jax.Array) -> jax.Array:
+        return outputs
+
+
+def is_head(name: str) -> bool:
+    """Whether a top-level parameter of a network turns features into outputs; others are torsos."""
+    return name.endswith("_head") or name == LOG_STD

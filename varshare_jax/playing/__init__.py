@@ -1,0 +1,1 @@
+"""Playing trained policies: whole episodes, films, pruning, other engines."""

@@ -1,0 +1,1 @@
+"""Checks of suites and algorithms against the implementations that they stand for."""
