@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import os
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from varshare_jax.algorithms.descent import init_agent
 from varshare_jax.algorithms.normalization import initial_stats
 from varshare_jax.algorithms.rollout import initial_world
 from varshare_jax.config import Config
+from varshare_jax.errors import UserError
 from varshare_jax.methods import capacity
 from varshare_jax.methods.base import Metrics
 from varshare_jax.methods.lifting import MultiTaskNetwork
@@ -28,11 +30,25 @@ def make_problem(config: Config) -> Problem:
     config.validate()
     suite, algorithm = suites.make(config.suite, config), ALGORITHMS[config.algorithm]
     algorithm.check_suite(suite)
+    _check_memory(config, algorithm.bytes(config, suite))
     # The config itself stays as given: what a run stores must lead to the same widths again.
     sized = config
     if config.capacity == "matched":
         sized = capacity.match(config, functools.partial(make_network, suite=suite))
     return Problem(config, suite, make_network(sized, suite), algorithm)
+
+
+def _check_memory(config: Config, bytes_per_seed: int) -> None:
+    """Raises UserError before the compilation of what could not run after it."""
+    device, members = jax.devices()[0], len(config.members())
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if device.platform != "cpu":
+        available = (device.memory_stats() or {}).get("bytes_limit", math.inf)
+    needed = bytes_per_seed * members
+    if needed > available:
+        raise UserError(f"--{config.algorithm}.replay_size={config.learning.replay_size}: "
+                        f"{members} seeds need about {needed / 2**30:.1f} GiB for their replay "
+                        f"alone; the device has {available / 2**30:.1f} GiB")
 
 
 def make_network(config: Config, suite: Suite) -> MultiTaskNetwork:

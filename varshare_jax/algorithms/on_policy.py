@@ -33,6 +33,7 @@ class OnPolicyConfig(AlgorithmConfig):
     gae_lambda: float = field(0.95, "λ of generalised advantage estimation", traced=True, least=0,
                               most=1)
     value_coefficient: float = field(0.5, "weight of the value loss", traced=True, least=0)
+    normalize_advantage: bool = field(True, "standardise advantages per task and minibatch")
     popart_rate: float = field(0.0, "rate at which PopArt's per-task value statistics follow the "
                                     "returns, which the critic then predicts standardised; 0: "
                                     "no PopArt", least=0, most=1)
@@ -151,6 +152,14 @@ def critic_error(problem: Problem, batch: Batch, variables: Variables) -> jax.Ar
     """Mean squared error of the values under the mean weights on one group of a batch, [M]."""
     one = jax.tree.map(lambda x: x[:, 0], batch)
     return per_task(jnp.square(standard_value(problem, variables, one.obs) - one.target))
+
+
+def advantage_of(problem: Problem, batch: Batch) -> jax.Array:
+    """A minibatch's advantages [M, G, L], standardised for each task where that is asked for."""
+    if not problem.settings.normalize_advantage:
+        return batch.advantage
+    flat = batch.advantage.reshape(batch.advantage.shape[0], -1)
+    return jax.vmap(jax.nn.standardize)(flat).reshape(batch.advantage.shape)
 
 
 def _follow_returns(problem: Problem, state: TrainState, target: jax.Array) -> TrainState:

@@ -26,7 +26,6 @@ class PPOConfig(OnPolicyConfig):
                         above=0)
     clip_value: bool = field(True, "clip the value loss as well")
     entropy_coefficient: float = field(0.01, "weight of the entropy bonus", traced=True, least=0)
-    normalize_advantage: bool = field(True, "standardise advantages per task and minibatch")
     target_kl: float = field(0.0, "skip the epochs left once the approximate KL of the policy "
                                   "exceeds this; 0 never does", least=0)
 
@@ -75,10 +74,7 @@ def ppo_loss(problem: Problem, scalars: Scalars, forward: descent.Forward,
     outputs, clip = forward(batch.obs, "actor", "critic"), scalar("clip")
     policy = outputs["actor"]
 
-    advantage = batch.advantage
-    if settings.normalize_advantage:
-        advantage = jax.vmap(jax.nn.standardize)(advantage.reshape(advantage.shape[0], -1))
-        advantage = advantage.reshape(batch.advantage.shape)
+    advantage = on_policy.advantage_of(problem, batch)
     log_ratio = policy.log_prob(batch.action) - batch.log_prob
     ratio = jnp.exp(log_ratio)
     policy_loss = -per_task(jnp.minimum(

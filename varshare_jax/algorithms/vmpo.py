@@ -1,0 +1,144 @@
+"""V-MPO for M tasks at once (Song et al. 2020, arXiv 1909.12238).
+
+The target policy acts. An E-step weighs the better half of its actions by a softmax of their
+advantages, an M-step makes them likelier within a trust region around the target. Temperature and
+trust region are Lagrange multipliers of each task's own.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from varshare_jax.algorithms import descent, objectives, on_policy
+from varshare_jax.algorithms.acting import policy_of
+from varshare_jax.algorithms.base import Problem, per_task
+from varshare_jax.algorithms.on_policy import OnPolicy, OnPolicyConfig
+from varshare_jax.algorithms.rollout import collect, episode_metrics
+from varshare_jax.methods.base import Metrics, Scalars
+from varshare_jax.networks.critics import make_critic
+from varshare_jax.settings import field
+from varshare_jax.types import Continuous, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class VMPOConfig(OnPolicyConfig):
+    """V-MPO."""
+
+    section = "vmpo"
+
+    epsilon: float = field(0.1, "bound ε on the KL of the better half's weights from uniform ones",
+                           traced=True, above=0)
+    epsilon_policy: float = field(0.01, "bound on KL(target ‖ policy) of discrete actions",
+                                  traced=True, above=0)
+    epsilon_mean: float = field(0.01, "bound on the part of that KL due to Gaussians' means",
+                                traced=True, above=0)
+    epsilon_covariance: float = field(1e-4, "bound on the part due to their covariances",
+                                      traced=True, above=0)
+    dual_rate: float = field(0.01, "learning rate of the multipliers", traced=True, above=0)
+    initial_temperature: float = field(1.0, "temperature η at the start", above=1e-6)
+    initial_multiplier: float = field(1.0, "multipliers α of the KL at the start", above=1e-6)
+    target_every: int = field(1, "updates between copies of the policy to the target", above=0)
+
+
+class Sample(NamedTuple):
+    """A batch, and the target policy at its observations."""
+
+    batch: on_policy.Batch
+    target_policy: Any
+
+
+class VMPO(OnPolicy):
+    """A rollout of the target policy, then epochs of minibatches towards its better half."""
+
+    settings = VMPOConfig
+    keeps_target = True
+
+    def init(self, problem, key):
+        """Beside PopArt's statistics the duals' parameters and Adam's moments of them, each [M]."""
+        settings, tasks = problem.settings, problem.suite.num_tasks
+        continuous = isinstance(problem.suite.action_space, Continuous)
+        start = {"temperature": settings.initial_temperature} | dict.fromkeys(
+            ("mean", "covariance") if continuous else ("policy",), settings.initial_multiplier)
+        duals = {name: jnp.full(tasks, objectives.dual_parameter(value))
+                 for name, value in start.items()}
+        return super().init(problem, key) | {"duals": duals,
+                                             "moments": jax.vmap(_adam().init)(duals)}
+
+    def acting(self, agent):
+        return agent.target
+
+    def update(self, problem: Problem, state: TrainState) -> tuple[TrainState, Metrics]:
+        key, rollout_key, learn_key, method_key = jax.random.split(state.key, 4)
+        world, trajectory = collect(problem, state, rollout_key)
+        batch, state = on_policy.prepare(problem, state.replace(world=world), trajectory)
+        sample = Sample(batch, policy_of(problem, state.agent.target, batch.obs))
+        agent, own, metrics = _learn(problem, state, sample, learn_key)
+        gap = functools.partial(on_policy.critic_error, problem, batch)
+        agent, metrics = descent.finish(problem, state, agent, metrics, method_key, gap)
+        update = state.update + 1
+        due = update % problem.settings.target_every == 0
+        target = jax.tree.map(lambda new, old: jnp.where(due, new, old), agent.variables,
+                              agent.target)
+        state = state.replace(agent=agent.replace(target=target), own=own, key=key, update=update)
+        return state, episode_metrics(trajectory) | metrics
+
+
+def _learn(problem: Problem, state: TrainState, sample: Sample, key: jax.Array):
+    """Epochs of minibatches. Returns (agent, own, metrics [M])."""
+    rate = problem.learning_rate(state)
+
+    def step(carry, minibatch, key):
+        agent, duals, moments = carry
+        loss = functools.partial(vmpo_loss, problem, state.scalars, duals)
+        agent, metrics = descent.step(problem, agent, loss, minibatch, key, state.scalars, rate)
+        grads = jax.grad(lambda duals: dual_loss(problem, state.scalars, duals, metrics,
+                                                 minibatch).sum())(duals)
+        updates, moments = jax.vmap(_adam().update)(grads, moments)
+        dual_rate = problem.scalar(state.scalars, "dual_rate")
+        duals = jax.tree.map(lambda p, u: p - dual_rate * u, duals, updates)
+        return (agent, duals, moments), metrics | {
+            f"dual_{name}": objectives.dual(x) for name, x in duals.items()}
+
+    start = state.agent, state.own["duals"], state.own["moments"]
+    (agent, duals, moments), metrics = on_policy.passes(problem, sample, key, start, step)
+    own = state.own | {"duals": duals, "moments": moments}
+    return agent, own, {name: m.mean((0, 1)) for name, m in metrics.items()}
+
+
+def vmpo_loss(problem: Problem, scalars: Scalars, duals: dict[str, jax.Array],
+              forward: descent.Forward, sample: Sample) -> tuple[jax.Array, Metrics]:
+    """The policy's and the critic's loss per task [M]; `duals` are parameters, not moved here."""
+    batch, multiplier = sample.batch, jax.tree.map(objectives.dual, duals)
+    outputs = forward(batch.obs, "actor", "critic")
+    policy_loss = objectives.vmpo_policy_loss(outputs["actor"].log_prob(batch.action),
+                                              on_policy.advantage_of(problem, batch),
+                                              multiplier["temperature"])
+    kls = {name: per_task(kl) for name, kl in
+           objectives.kl_parts(sample.target_policy, outputs["actor"]).items()}
+    trust = sum(multiplier[name] * kl for name, kl in kls.items())
+    value_loss = per_task(make_critic(problem.config.network).error(
+        on_policy.rescaled(problem, forward.variables, outputs["critic"]), batch.target,
+        batch.value, None))
+    loss = policy_loss + trust + problem.scalar(scalars, "value_coefficient") * value_loss
+    return loss, {"policy_loss": policy_loss, "value_loss": value_loss,
+                  "entropy": per_task(outputs["actor"].entropy()),
+                  **{f"kl_{name}": kl for name, kl in kls.items()}}
+
+
+def dual_loss(problem: Problem, scalars: Scalars, duals: dict[str, jax.Array], metrics: Metrics,
+              sample: Sample) -> jax.Array:
+    """What the multipliers descend, [M]: the temperature's dual, and α (ε − KL) of each KL."""
+    scalar = functools.partial(problem.scalar, scalars)
+    multiplier = jax.tree.map(objectives.dual, duals)
+    loss = objectives.vmpo_temperature_loss(on_policy.advantage_of(problem, sample.batch),
+                                            multiplier.pop("temperature"), scalar("epsilon"))
+    return loss + sum(objectives.kl_penalty(metrics[f"kl_{name}"], alpha, scalar(f"epsilon_{name}"))
+                      for name, alpha in multiplier.items())
+
+
+def _adam() -> optax.GradientTransformation:
+    return optax.scale_by_adam()
