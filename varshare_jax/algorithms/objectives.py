@@ -1,0 +1,136 @@
+"""The losses of the algorithms, as functions of arrays that lead with the axis of tasks, [M, ...].
+
+What is defined for a sample has a value for each sample, [M, ...]; what is defined for a set of
+samples (V-MPO's weights are a softmax over them) has one for each task, [M].
+
+V-MPO: Song et al. 2020, "V-MPO: On-Policy Maximum a Posteriori Policy Optimization for Discrete
+and Continuous Control", arXiv 1909.12238. Its losses of the policy, the temperature and the KL
+add up; each task has duals of its own.
+"""
+
+import distrax
+import jax
+import jax.numpy as jnp
+import optax
+
+_SMALLEST_DUAL = 1e-8  # η divides advantages
+
+
+def dual(parameter: jax.Array) -> jax.Array:
+    """The Lagrange multiplier of an unconstrained parameter: softplus(parameter) + 1e-8 > 0."""
+    return jax.nn.softplus(parameter) + _SMALLEST_DUAL
+
+
+def dual_parameter(multiplier: jax.Array | float) -> jax.Array:
+    """The parameter whose `dual` is `multiplier`, which must be above 1e-8."""
+    multiplier = jnp.asarray(multiplier) - _SMALLEST_DUAL
+    return multiplier + jnp.log(-jnp.expm1(-multiplier))
+
+
+def top_half(advantage: jax.Array) -> jax.Array:
+    """Each task's samples with the larger advantages: [M, ...] -> mask of the same shape.
+
+    Of K samples these are the ⌊K/2⌋ largest (of one, the one), and whatever equals the smallest
+    of them: the choice does not depend on the order of samples.
+    """
+    flat = advantage.reshape(advantage.shape[0], -1)
+    count = max(1, flat.shape[1] // 2)
+    smallest = jnp.sort(flat)[:, -count]
+    return advantage >= _lead(smallest, advantage)
+
+
+def vmpo_policy_loss(log_prob: jax.Array, advantage: jax.Array,
+                     temperature: jax.Array) -> jax.Array:
+    """V-MPO's weighted maximum likelihood, [M, ...] -> [M].
+
+    −Σ ψ log π(a|s), where ψ = softmax(A / η) over the `top_half` of the advantages A.
+    `temperature` η is [M]. ψ is a constant: only `log_prob` is differentiated.
+    """
+    selected = top_half(advantage)
+    scaled = jnp.where(selected, advantage / _lead(temperature, advantage), -jnp.inf)
+    weights = jax.nn.softmax(scaled, axis=_samples(scaled))
+    return -jnp.sum(jax.lax.stop_gradient(weights) * log_prob, axis=_samples(scaled))
+
+
+def vmpo_temperature_loss(advantage: jax.Array, temperature: jax.Array,
+                          epsilon: jax.Array | float) -> jax.Array:
+    """V-MPO's dual of the temperature, [M, ...] -> [M].
+
+    η ε + η log(1/|D| Σ exp(A / η)), where D is the `top_half` of the advantages A. It is convex
+    in η [M]; at its minimum KL(ψ ‖ uniform over D) is ε.
+    """
+    selected = top_half(advantage)
+    scaled = advantage / _lead(temperature, advantage)
+    log_sum = jax.nn.logsumexp(scaled, axis=_samples(scaled), where=selected)
+    log_mean = log_sum - jnp.log(selected.sum(_samples(selected)))
+    return temperature * (epsilon + log_mean)
+
+
+def kl_penalty(kl: jax.Array, multiplier: jax.Array, epsilon: jax.Array | float) -> jax.Array:
+    """A bound on a KL as a Lagrangian, [M, ...] -> [M, ...].
+
+    α (ε − sg[KL]) + sg[α] KL, where sg stops the gradient: descending it moves the policy
+    against α times the KL, and α [M] up where the KL is above ε.
+    """
+    multiplier, hold = _lead(multiplier, kl), jax.lax.stop_gradient
+    return multiplier * (epsilon - hold(kl)) + hold(multiplier) * kl
+
+
+def kl_parts(target: distrax.Distribution, policy: distrax.Distribution) -> dict[str, jax.Array]:
+    """What bounds a policy's distance from its target: KLs of batch shape by name.
+
+    Discrete actions: `policy`, KL(target ‖ policy). Gaussians: `mean` and `covariance`
+    (`gaussian_kl_parts`), which have multipliers of their own.
+    """
+    if isinstance(policy, distrax.Categorical):
+        return {"policy": target.kl_divergence(policy)}
+    old, new = target.distribution, policy.distribution
+    mean, covariance = gaussian_kl_parts(old.loc, old.scale, new.loc, new.scale)
+    return {"mean": mean, "covariance": covariance}
+
+
+def gaussian_kl_parts(target_mean: jax.Array, target_std: jax.Array, mean: jax.Array,
+                      std: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The decoupled KL of diagonal Gaussians, [..., D] -> two of [...].
+
+    (μₜ − μ)ᵀ Σₜ⁻¹ (μₜ − μ) / 2 = KL(N(μₜ, Σₜ) ‖ N(μ, Σₜ)), and
+    (tr(Σ⁻¹ Σₜ) − D + log |Σ| / |Σₜ|) / 2 = KL(N(μₜ, Σₜ) ‖ N(μₜ, Σ)):
+    Abdolmaleki et al. 2018, "Relative Entropy Regularized Policy Iteration", arXiv 1812.02256.
+    The first has no gradient to σ, the second none to μ.
+    """
+    of_mean = jnp.square((target_mean - mean) / target_std).sum(-1) / 2
+    ratio = jnp.square(target_std / std)
+    return of_mean, (ratio - 1 - jnp.log(ratio)).sum(-1) / 2
+
+
+def q_target(reward: jax.Array, discount: jax.Array, target_q: jax.Array,
+             online_q: jax.Array | None = None) -> jax.Array:
+    """Targets of Q-learning, [M, ...]; Q values of the observation reached are [M, ..., A].
+
+    r + γ max Q⁻(s′, ·), where Q⁻ is the target network (Mnih et al. 2015); with `online_q`
+    r + γ Q⁻(s′, argmax Q(s′, ·)), double Q-learning (van Hasselt et al. 2016, arXiv 1509.06461).
+    For n steps `reward` is Σ γᵏ rₖ and `discount` γⁿ, or 0 after a termination, as
+    `replay.sample` returns them. Targets are constants.
+    """
+    choice = target_q if online_q is None else online_q
+    value = action_value(target_q, choice.argmax(-1))
+    return jax.lax.stop_gradient(reward + discount * value)
+
+
+def action_value(q: jax.Array, action: jax.Array) -> jax.Array:
+    """Q(s, a): [..., A] and [...] -> [...]."""
+    return jnp.take_along_axis(q, action[..., None], axis=-1)[..., 0]
+
+
+def q_loss(q: jax.Array, action: jax.Array, target: jax.Array) -> jax.Array:
+    """Huber's loss of the TD error δ, [M, ..., A] -> [M, ...]: δ²/2, from |δ| = 1 on |δ| − ½."""
+    return optax.losses.huber_loss(action_value(q, action), target)
+
+
+def _samples(x: jax.Array) -> tuple[int, ...]:
+    """All axes but that of tasks."""
+    return tuple(range(1, x.ndim))
+
+
+def _lead(vector: jax.Array, like: jax.Array) -> jax.Array:
+    return jnp.reshape(vector, (-1, *(1,) * (like.ndim - 1)))
