@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import optax
 
 from varshare_jax.algorithms.base import Problem
-from varshare_jax.methods.base import Metrics, Scalars
+from varshare_jax.methods.base import Metrics, Params, Scalars
 from varshare_jax.methods.gradients import clip_by_task_norm, combine
 from varshare_jax.methods.lifting import MultiTaskNetwork
 from varshare_jax.types import Agent, TrainState, Variables
 from varshare_jax.variational.controllers import Measured
 from varshare_jax.variational.gaussian import is_gaussian
+from varshare_jax.variational.medians import medians
 from varshare_jax.variational.residuals import relative_size
 
 
@@ -156,8 +157,23 @@ def finish(problem: Problem, state: TrainState, agent: Agent, metrics: Metrics, 
         state.update + 1, problem.num_updates, metrics,
         lambda: gap(network.without_residuals(variables)) - gap(variables))
     memory, steering = method.steer(agent.memory, variables, measured, state.scalars)
+    metrics |= effective_step(network.merge(state.agent.variables), network.merge(variables))
     agent = agent.replace(variables=variables, memory=memory)
     return agent, metrics | relative_size(variables) | steering
+
+
+def effective_step(before: Params, after: Params) -> Metrics:
+    """median |ΔW_m| / median |W_m| of composed mean weights (leaves [M, ...]) over an update, [M].
+
+    What methods must have in common before their learning curves tell them apart: Adam moves a
+    weight that is a sum of two parameters by up to twice its learning rate.
+    """
+    def flat(tree):
+        return jnp.concatenate([x.reshape(x.shape[0], -1) for x in jax.tree.leaves(tree)], 1)
+
+    old, new = flat(before), flat(after)
+    middle = medians({"change": jnp.abs(new - old), "weight": jnp.abs(new)})
+    return {"effective_step": middle["change"] / jnp.maximum(middle["weight"], 1e-12)}
 
 
 def _only(tree: Variables, names: tuple[str, ...]) -> Variables:
