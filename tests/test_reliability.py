@@ -110,7 +110,7 @@ def test_a_checkpoint_of_another_network_is_refused(cli, interrupted, tiny, tmp_
                     note={"wall_seconds": 1.0, "diverged": []})
     before = snapshot(run.folder)
     line = error_line(cli(run.settings, "--resume"))
-    assert "does not fit: 'optimizer.mu.shared.actor.0.bias' is float32[4, 16]" in line
+    assert "does not fit: 'agent.optimizer.mu.shared.actor.0.bias' is float32[4, 16]" in line
     assert "expected float32[4, 8]" in line
     assert snapshot(run.folder) == before
 
@@ -202,9 +202,10 @@ def test_kills_at_random_moments_lose_no_more_than_the_work_since_the_last_check
 
 def poison(state, seed: int):
     """NaN in one parameter of one seed."""
-    leaves, structure = jax.tree.flatten(state.variables)
+    leaves, structure = jax.tree.flatten(state.agent.variables)
     leaves[0] = leaves[0].at[seed].set(jnp.nan)
-    return state.replace(variables=jax.tree.unflatten(structure, leaves))
+    variables = jax.tree.unflatten(structure, leaves)
+    return state.replace(agent=state.agent.replace(variables=variables))
 
 
 def raw(leaf) -> np.ndarray:
