@@ -15,6 +15,7 @@ from varshare_jax.errors import UserError
 from varshare_jax.playing import engines
 from varshare_jax.playing.engines.gymnasium import evaluate
 from varshare_jax.playing.evaluation import act
+from varshare_jax.playing.scoring import evaluate_run
 from varshare_jax.types import Player
 
 
@@ -93,7 +94,7 @@ def test_what_no_engine_can_play(monkeypatch):
 def test_scores_stand_beside_those_of_jax(tiny, tmp_path, capsys):
     runner.train(tiny(suite="cartpole", num_seeds=2, total_steps=32, run_dir=str(tmp_path / "run")),
                  quiet=True)
-    play = functools.partial(runner.evaluate_run, tmp_path / "run", episodes=2)
+    play = functools.partial(evaluate_run, tmp_path / "run", episodes=2)
     scores = play(engine="gymnasium")
     assert np.shape(scores["return"]) == np.shape(scores["gymnasium_return"]) == (2, 1)
     assert scores["return"] == play()["return"]

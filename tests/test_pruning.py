@@ -14,7 +14,7 @@ from varshare_jax.learner import Learner
 from varshare_jax.methods import METHODS
 from varshare_jax.playing import policies
 from varshare_jax.playing.pruning import KEPT, files, prune_run
-from varshare_jax.runner import evaluate_run
+from varshare_jax.playing.scoring import evaluate_run
 from varshare_jax.types import Discrete, Player
 from varshare_jax.variational import residuals, sparsity
 from varshare_jax.variational.gaussian import Gaussian, rho_of

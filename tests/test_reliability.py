@@ -27,6 +27,7 @@ from varshare_jax.devices import Layout
 from varshare_jax.learner import Learner
 from varshare_jax.runs import checkpoint, monitoring
 from varshare_jax.runs.monitoring import RunWriter, read_rows
+from varshare_jax.runs.record import Record
 
 METHOD = next(iter(PAIRS))  # the one of 4 seeds on 2 devices
 
@@ -274,15 +275,15 @@ def test_a_diverged_seed_is_reported_and_survives_a_resume(settings_of, finished
 
 
 def test_the_first_task_without_a_finite_loss_is_named(tiny, capsys):
-    run = runner._Run(Learner.make(tiny(suite="cartpole10", num_seeds=3, seed=40)), False, (),
-                      quiet=True)
-    run.update = 100
+    problem = Learner.make(tiny(suite="cartpole10", num_seeds=3, seed=40)).problem
+    record = Record(problem, quiet=True)
+    record.update = 100
     loss = np.zeros((3, 5, 10))  # [S, chunk, M]
     loss[1, 2, 7], loss[1, 3, :] = np.nan, np.inf
-    run._note_divergence(loss)
-    run._note_divergence(loss)
-    task = run.suite.task_names[7]
-    assert run.diverged == {1: {"member": 1, "seed": 41, "task": task, "update": 102}}
+    record._note_divergence(loss)
+    record._note_divergence(loss)
+    task = problem.suite.task_names[7]
+    assert record.diverged == {1: {"member": 1, "seed": 41, "task": task, "update": 102}}
     assert capsys.readouterr().err == (
         f"warning: seed 41 diverged (loss not finite) at update 102, task {task}; "
         f"other seeds go on\n")
