@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from varshare_jax import config as configs
-from varshare_jax.algorithms import ppo
+from varshare_jax.algorithms import descent, on_policy
+from varshare_jax.algorithms.ppo import ppo_loss
 from varshare_jax.algorithms.rollout import collect
 from varshare_jax.devices import use_cpu_cores
 from varshare_jax.learner import Learner
@@ -35,9 +36,10 @@ def prepare(envs: int, sigma: float):
     state = jax.jit(learner.init)(jax.random.key(0))
     state = jax.jit(lambda s: jax.lax.fori_loop(0, _UPDATES, lambda _, s: learner.update(s)[0], s)
                     )(state)
-    state, trajectory = jax.jit(functools.partial(collect, learner.problem))(state,
+    world, trajectory = jax.jit(functools.partial(collect, learner.problem))(state,
                                                                              jax.random.key(1))
-    batch, state = jax.jit(functools.partial(ppo._prepare, learner.problem))(state, trajectory)
+    batch, state = jax.jit(functools.partial(on_policy.prepare, learner.problem))(
+        state.replace(world=world), trajectory)
     size = batch.value.shape[2] // config.ppo.minibatches
     return config, state, jax.tree.map(lambda x: x[:, :, :size], batch)
 
@@ -46,8 +48,11 @@ def compile_gradient(config: configs.Config, estimator: str, state, batch):
     """key -> gradients of θ, μ and ρ, compiled."""
     problem = Learner.make(configs.replace(config, {"varshare.estimator": estimator})).problem
 
+    loss = functools.partial(ppo_loss, problem, state.scalars)
+
     def gradient(key):
-        grads, _ = ppo._gradients(problem, state.variables, batch, state, key)
+        grads, _ = descent.gradients(problem, state.agent, loss, batch, key, state.scalars,
+                                     tuple(state.agent.variables))
         task = jax.tree.leaves(grads["task"], is_leaf=is_gaussian)
         return {"θ": grads["shared"], "μ": [q.mean for q in task], "ρ": [q.rho for q in task]}
 

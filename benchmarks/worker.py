@@ -39,7 +39,7 @@ def train(spec: dict[str, Any]) -> dict[str, Any]:
     seconds, calls = seconds_per_call(call, spec["window"])
     config = ready.learner.problem.config
     updates = config.run.log_every
-    steps = (updates * config.num_seeds * config.samples_per_task
+    steps = (updates * config.num_seeds * config.steps_per_task
              * ready.learner.problem.suite.num_tasks)
     return {"steps_per_second": steps / seconds, "seconds_per_update": seconds / updates,
             "compile_seconds": ready.compile_seconds, "calls": calls, **_about()}
@@ -110,7 +110,7 @@ def _bare_matmuls(ready: Training) -> Callable[[], Any]:
     """
     problem, mesh = ready.learner.problem, ready.layout.mesh
     settings, hidden = problem.config.ppo, problem.config.network.hidden
-    rows = problem.config.samples_per_task // settings.minibatches
+    rows = problem.config.steps_per_task // settings.minibatches
     inputs = problem.suite.observation_size
     widths = [(inputs, *hidden, out) for out in (problem.suite.action_space.outputs, 1)]
     keys = iter(jax.random.split(jax.random.key(0), 16))

@@ -16,10 +16,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from varshare_jax import config, runner
+from varshare_jax import config, methods, runner
+from varshare_jax.algorithms import ALGORITHMS
 from varshare_jax.devices import use_cpu_cores
 from varshare_jax.learner import Learner
+from varshare_jax.methods import MultiTaskNetwork
 from varshare_jax.runs import checkpoint, monitoring, provenance
+from varshare_jax.types import Continuous, Discrete
 
 CACHE = str(Path(__file__).resolve().parent.parent / ".cache" / "tests")
 TIMEOUT = 300  # s; nothing takes a tenth of it, unless the machine is busy or the program hangs
@@ -39,6 +42,23 @@ provenance.use_compile_cache(CACHE)
 def tiny():
     """Settings as small as they come, changed by the dotted names given."""
     return lambda **changes: config.replace(config.Config(), TINY | changes).validate()
+
+
+def network_of(settings: config.Config, tasks: int, observation_size: int,
+               space: Discrete | Continuous) -> MultiTaskNetwork:
+    """The networks that a config's algorithm and method make for tasks of any suite."""
+    heads = ALGORITHMS[settings.algorithm].heads(space, settings.network)
+    return MultiTaskNetwork(methods.make(settings, tasks), observation_size, heads)
+
+
+def policy(network: MultiTaskNetwork, variables, obs):
+    """Distributions over actions, batch shape [M, ...]."""
+    return network.apply(variables, obs, "actor")["actor"]
+
+
+def critic(network: MultiTaskNetwork, variables, obs):
+    """A scalar critic's values, [M, ...]."""
+    return network.apply(variables, obs, "critic")["critic"][..., 0]
 
 
 @contextlib.contextmanager
@@ -233,11 +253,11 @@ def untrained(tiny, tmp_path_factory):
     settings = tiny(num_seeds=2, run_dir=str(tmp_path_factory.mktemp("untrained") / "run"))
     with quick_compile():
         state = Learner.make(settings).init_seeds()
-        means, structure = jax.tree.flatten(state.variables["task"])
+        means, structure = jax.tree.flatten(state.agent.variables["task"])
         keys = jax.random.split(jax.random.key(3), len(means))
         noisy = [x + 0.2 * jax.random.normal(key, x.shape)
                  for x, key in zip(means, keys, strict=True)]
-    state.variables["task"] = jax.tree.unflatten(structure, noisy)
+    state.agent.variables["task"] = jax.tree.unflatten(structure, noisy)
     folder = Path(settings.run_dir)
     checkpoint.save(folder / "checkpoints", 2, state, 1)
     monitoring.write_json(folder / "config.json", config.to_dict(settings))

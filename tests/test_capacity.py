@@ -1,11 +1,13 @@
 """Widths at which methods have equally many active parameters."""
 
+import functools
+
 import pytest
 
 from varshare_jax import config as C
 from varshare_jax import suites
 from varshare_jax.errors import UserError
-from varshare_jax.learner import make_problem
+from varshare_jax.learner import make_network, make_problem
 from varshare_jax.methods import METHODS, capacity
 
 SETTINGS = {
@@ -18,11 +20,11 @@ SETTINGS = {
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_active_parameters_are_within_two_percent(method, name):
-    suite = suites.make("cartpole10")
+    make = functools.partial(make_network, suite=suites.make("cartpole10"))
     config = C.replace(C.Config(capacity="matched"), SETTINGS[name])
-    target = capacity.active(config, suite)
-    matched = capacity.match(C.replace(config, {"method": method}), suite)
-    assert abs(capacity.active(matched, suite) / target - 1) <= 0.02
+    target = capacity.active(make(config))
+    matched = capacity.match(C.replace(config, {"method": method}), make)
+    assert abs(capacity.active(make(matched)) / target - 1) <= 0.02
     if method == "varshare":
         assert matched.network == config.network
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import critic, network_of
 
 from varshare_jax import config as C
-from varshare_jax import methods
-from varshare_jax.algorithms import ppo
+from varshare_jax.algorithms.on_policy import Batch, critic_error
 from varshare_jax.errors import UserError
 from varshare_jax.learner import Learner
 from varshare_jax.methods import MultiTaskNetwork
@@ -23,13 +23,14 @@ from varshare_jax.variational.medians import medians
 OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 jit = functools.partial(jax.jit, compiler_options=OPTIONS)
 M = 4
+SAMPLES = 2048  # the n of the ELBO
 LAYERS = ("first", "second")
 
 
 def controller_of(name: str, **overrides):
     config = C.replace(C.Config(), {"varshare.controller": name, **overrides}).validate()
     scalars = {k: jnp.float32(v) for k, v in config.scalars().items()}
-    return CONTROLLERS[name](config.control, M), scalars
+    return CONTROLLERS[name](config.controller, M), scalars
 
 
 def measured(update=1, total=100, ratio=0.0, gap=None):
@@ -45,20 +46,21 @@ def stepper(controller, scalars):
 
 def network(**overrides) -> MultiTaskNetwork:
     config = C.replace(C.Config(), {"network.hidden": (4,), **overrides})
-    return MultiTaskNetwork(methods.make(config, M), 3, Discrete(2))
+    return network_of(config, M, 3, Discrete(2))
 
 
 def start(net: MultiTaskNetwork):
-    """Variables, with random means, the state of the controller, scalars."""
+    """Variables, with random means, the method's memory, scalars."""
     scalars = {k: jnp.float32(v) for k, v in net.method.config.scalars().items()}
     variables = jit(net.init)(jax.random.key(0))
     rng = np.random.default_rng(0)
     variables["task"] = jax.tree.map(
         lambda q: q.replace(mean=jnp.float32(rng.normal(0, 0.1, q.mean.shape))),
         variables["task"], is_leaf=is_gaussian)
-    if prior := net.method.init_prior(variables["task"], scalars):
+    prior, memory = net.method.init_memory(variables["task"], scalars)
+    if prior:
         variables["prior"] = prior
-    return variables, net.method.init_control(variables["task"], scalars), scalars
+    return variables, memory, scalars
 
 
 @pytest.mark.parametrize(("preset", "changes"), [
@@ -151,18 +153,22 @@ def test_sigma_adaptive_maps_smoothed_gaps_to_bounded_scales():
 def test_no_gradient_flows_through_the_update_of_sigma_prior():
     """σ_prior after an update has no gradient, and the penalty's is as if it were a constant."""
     net = network(**{"varshare.controller": "sigma_adaptive"})
-    variables, control, scalars = start(net)
+    variables, memory, scalars = start(net)
 
     def steered(variables):
         gap = sum(jnp.sum(jnp.square(q.mean), tuple(range(1, q.mean.ndim)))
                   for q in jax.tree.leaves(variables["task"], is_leaf=is_gaussian))
-        return net.method.steer(control, variables, measured(20, gap=gap), scalars)[0]
+        return net.method.steer(memory, variables, measured(20, gap=gap), scalars)[0]
 
-    through = jit(jax.grad(lambda v: jnp.sum(steered(v)["prior"]["sigma_prior"])))(variables)
+    through = jit(jax.grad(lambda v: jnp.sum(steered(v)["controller"]["sigma_prior"])))(variables)
     assert all(not np.any(g) for g in jax.tree.leaves(through))
     constant = jit(steered)(variables)
-    one, other = (jit(jax.grad(lambda v, c=c: net.penalty(v, scalars, c(v))[0].sum()))(variables)
-                  for c in (steered, lambda v: constant))
+
+    def paid(variables, remember):
+        return net.penalty(variables, remember(variables), scalars, SAMPLES)[0].sum()
+
+    one, other = (jit(jax.grad(functools.partial(paid, remember=remember)))(variables)
+                  for remember in (steered, lambda v: constant))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
@@ -179,9 +185,10 @@ def test_critic_gap_is_what_residuals_are_worth():
         mean=jnp.arange(tasks, dtype=jnp.float32)[:, None])
     shape = tasks, 2, 3, problem.suite.observation_size
     obs = jnp.float32(np.random.default_rng(0).normal(size=shape))
-    value = jit(problem.network.value)(variables, obs)
-    batch = ppo.Batch(obs, None, None, None, None, value)
-    gap = jit(functools.partial(ppo.critic_gap, problem))(variables, batch)
+    value = jit(functools.partial(critic, problem.network))(variables, obs)
+    batch = Batch(obs, None, None, None, None, value)
+    error = jit(functools.partial(critic_error, problem, batch))
+    gap = error(problem.network.without_residuals(variables)) - error(variables)
     np.testing.assert_allclose(gap, np.arange(tasks) ** 2, rtol=1e-4, atol=1e-5)
 
 
@@ -189,14 +196,15 @@ def test_critic_gap_is_what_residuals_are_worth():
 def test_sigma_prior_is_used_in_both_places_of_the_kl(control):
     """∂KL/∂σ_prior = 1/σ_prior − (σ² + μ²)/σ_prior³: a term from the logarithm, one below."""
     net = network(**{"varshare.controller": control})
-    variables, state, scalars = start(net)
+    variables, memory, scalars = start(net)
 
     def kl(std):
         if control == "fixed":
-            return net.penalty(variables, scalars | {"varshare.sigma_prior": std},
-                               state)[1]["kl"].sum()
+            return net.penalty(variables, memory, scalars | {"varshare.sigma_prior": std},
+                               SAMPLES)[1]["kl"].sum()
         learned = dict.fromkeys(variables["prior"], jnp.log(std))
-        return net.penalty(variables | {"prior": learned}, scalars, state)[1]["kl"].sum()
+        return net.penalty(variables | {"prior": learned}, memory, scalars,
+                           SAMPLES)[1]["kl"].sum()
 
     moments = [np.square(q.std) + np.square(q.mean)
                for q in jax.tree.leaves(variables["task"], is_leaf=is_gaussian)]
@@ -211,13 +219,13 @@ def test_empirical_bayes_settles_at_the_second_moment(detach):
     """Without a spring σ_prior² is the mean of μ² + σ², or of μ² where σ is left out."""
     net = network(**{"varshare.controller": "empirical_bayes", "controller.hyperprior": 0.0,
                      "controller.detach_sigma": detach})
-    variables, state, scalars = start(net)
+    variables, memory, scalars = start(net)
     optimizer = optax.adam(0.1)
 
     def step(_, carry):
         prior, moments = carry
-        grads = jax.grad(lambda p: net.penalty(variables | {"prior": p}, scalars,
-                                               state)[0].sum())(prior)
+        grads = jax.grad(lambda p: net.penalty(variables | {"prior": p}, memory, scalars,
+                                               SAMPLES)[0].sum())(prior)
         updates, moments = optimizer.update(grads, moments)
         return optax.apply_updates(prior, updates), moments
 
@@ -235,10 +243,10 @@ def test_empirical_bayes_settles_at_the_second_moment(detach):
 
 def test_empirical_bayes_spring_and_start():
     net = network(**{"varshare.controller": "empirical_bayes", "varshare.beta": 0.0})
-    variables, state, scalars = start(net)
+    variables, memory, scalars = start(net)
     assert all(np.isclose(v, np.log(0.1)) for v in variables["prior"].values())
     moved = variables | {"prior": jax.tree.map(lambda v: v + 2.0, variables["prior"])}
-    cost, metrics = jit(net.penalty)(moved, scalars, state)
+    cost, metrics = jit(net.penalty)(moved, memory, scalars, SAMPLES)
     np.testing.assert_allclose(cost, 1e-3 * 4 * len(moved["prior"]), rtol=1e-4)
     np.testing.assert_allclose(metrics["hyperprior"], cost, rtol=1e-5)
 

@@ -6,6 +6,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from conftest import policy
 
 from varshare_jax import Config, Learner, runner, suites
 from varshare_jax.cli.evaluate import _print
@@ -14,6 +15,8 @@ from varshare_jax.errors import UserError
 from varshare_jax.playing import engines
 from varshare_jax.playing.engines.gymnasium import evaluate
 from varshare_jax.playing.evaluation import act
+from varshare_jax.playing.scoring import evaluate_run
+from varshare_jax.types import Player
 
 
 def balance(task, obs):
@@ -66,12 +69,13 @@ def test_the_policy_that_is_played_is_the_one_of_the_task():
     problem = Learner.make(replace(Config(), {"suite": "cartpole10"})).problem
     state = Learner(problem).init(jax.random.key(0))
     variables = jax.tree.map(
-        lambda x: x + jax.random.normal(jax.random.key(x.size), x.shape), state.variables)
-    stats = state.obs_stats.replace(mean=jax.random.normal(jax.random.key(3), (10, 4)))
+        lambda x: x + jax.random.normal(jax.random.key(x.size), x.shape), state.agent.variables)
+    stats = state.stats["obs"].replace(mean=jax.random.normal(jax.random.key(3), (10, 4)))
     obs = jax.random.normal(jax.random.key(4), (10, 32, 4))
     seen = (obs - stats.mean[:, None]) / stats.std[:, None]
-    expected = problem.network.policy(variables, seen).mode()
-    played = np.stack([act(problem, variables, stats, m, obs[m]) for m in range(10)])
+    expected = policy(problem.network, variables, seen).mode()
+    player = Player(variables, state.stats | {"obs": stats})
+    played = np.stack([act(problem, player, m, obs[m]) for m in range(10)])
     np.testing.assert_array_equal(played, expected)
     assert len({row.tobytes() for row in played}) > 1
 
@@ -90,7 +94,7 @@ def test_what_no_engine_can_play(monkeypatch):
 def test_scores_stand_beside_those_of_jax(tiny, tmp_path, capsys):
     runner.train(tiny(suite="cartpole", num_seeds=2, total_steps=32, run_dir=str(tmp_path / "run")),
                  quiet=True)
-    play = functools.partial(runner.evaluate_run, tmp_path / "run", episodes=2)
+    play = functools.partial(evaluate_run, tmp_path / "run", episodes=2)
     scores = play(engine="gymnasium")
     assert np.shape(scores["return"]) == np.shape(scores["gymnasium_return"]) == (2, 1)
     assert scores["return"] == play()["return"]

@@ -15,7 +15,9 @@ from varshare_jax.config import Config, replace
 from varshare_jax.errors import UserError
 from varshare_jax.experiments import execution, forecast, tuning
 from varshare_jax.experiments.plan import PLANS
+from varshare_jax.playing.scoring import evaluate_run
 from varshare_jax.report.runs import load_runs
+from varshare_jax.runs.record import Record
 
 SMALL = f"""
 title = "Small"
@@ -267,8 +269,8 @@ def test_configurations_of_a_sweep_are_runs_of_their_own(swept):
     part = whole.configurations()[1]
     with quick_compile():
         assert runner.train(part, resume=True, quiet=True).summary["num_seeds"] == 2
-        assert len(runner.evaluate_run(Path(part.run_dir), episodes=1)["return"]) == 2
-        assert len(runner.evaluate_run(swept.runs[0].folder, episodes=1)["return"]) == 8
+        assert len(evaluate_run(Path(part.run_dir), episodes=1)["return"]) == 2
+        assert len(evaluate_run(swept.runs[0].folder, episodes=1)["return"]) == 8
     loaded = load_runs([swept.runs[0].folder])
     assert sorted(str(run.path) for run in loaded) == sorted(
         c.run_dir for c in whole.configurations())
@@ -298,8 +300,8 @@ def _after(swept: experiments.Plan) -> str:
 def test_a_diverged_seed_stays_with_its_configuration(swept, tmp_path, monkeypatch):
     """Member 5 of 8 is seed 1 of the third configuration."""
     whole = replace(swept.runs[0].config, {"run_dir": str(tmp_path / "run")})
-    note = runner._Run._note_divergence
-    monkeypatch.setattr(runner._Run, "_note_divergence", lambda self, loss: note(
+    note = Record._note_divergence
+    monkeypatch.setattr(Record, "_note_divergence", lambda self, loss: note(
         self, np.where(np.arange(8)[:, None, None] == 5, np.nan, loss)))
     with quick_compile():
         runner.train(whole, quiet=True)

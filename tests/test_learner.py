@@ -33,7 +33,7 @@ def test_many_seeds_equal_single_seeds_up_to_rounding():
         alone = tiny(seed=5 + s).init(jax.random.key(5 + s))
         for _ in range(3):
             alone, _ = jax.jit(together.update)(alone)
-        close(jax.tree.map(lambda x, s=s: x[s], state.variables), alone.variables)
+        close(jax.tree.map(lambda x, s=s: x[s], state.agent.variables), alone.agent.variables)
 
 
 def test_a_shorter_chunk_runs_the_same_program():
@@ -45,7 +45,7 @@ def test_a_shorter_chunk_runs_the_same_program():
         assert np.isfinite(metrics["loss"][:, 0]).all()
         assert np.isnan(metrics["loss"][:, 1:]).all()
     at_once, _ = run(learner.init_seeds(), jnp.int32(3))
-    close(at_once.variables, one_by_one.variables, atol=0)
+    close(at_once.agent.variables, one_by_one.agent.variables, atol=0)
 
 
 @pytest.mark.parametrize(("seeds", "tasks", "expected"),
@@ -68,7 +68,7 @@ def test_devices_change_nothing_but_rounding(method, seeds):
     for layout in (split, one):
         state = layout.place(learner.init_seeds())
         run = layout.compile(learner.update_many, state, jnp.int32(1), True)
-        results.append(jax.device_get(run(state, jnp.int32(2))[0].variables))
+        results.append(jax.device_get(run(state, jnp.int32(2))[0].agent.variables))
     close(*results)
 
 
@@ -91,7 +91,7 @@ def test_evaluation_plays_one_whole_episode_per_env(weights):
     """CartPole pays 1 a step, so a return is the number of steps, and at most the horizon."""
     learner = tiny()
     state = learner.init(jax.random.key(0))
-    play = jax.jit(lambda key: evaluate(learner.problem, state.variables, state.obs_stats, key,
+    play = jax.jit(lambda key: evaluate(learner.problem, learner.problem.player(state), key,
                                         episodes=5, weights=weights))
     first, again = play(evaluation_key(0, 1)), play(evaluation_key(0, 1))
     np.testing.assert_array_equal(first.total, again.total)

@@ -49,5 +49,6 @@ def test_trains(method, row):
     options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     after, metrics = jax.jit(learner.update, compiler_options=options)(state)
     assert bool(jnp.isfinite(metrics["loss"]).all())
-    moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), state.variables, after.variables)
+    moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), state.agent.variables,
+                         after.agent.variables)
     assert all(jax.tree.leaves(moved))

@@ -8,18 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from varshare_jax import config, suites
+from varshare_jax import suites
 from varshare_jax.errors import UserError
 from varshare_jax.playing import engines
-from varshare_jax.suites.metaworld import requirements, rewards, tasks
+from varshare_jax.suites.metaworld import make, requirements, rewards, tasks
 
 pytest.importorskip("metaworld", reason="needs varshare_jax[metaworld]")
 
 import mujoco
 
-from experiments import parity_metaworld as parity
 from varshare_jax.suites.metaworld import scenes
 from varshare_jax.suites.metaworld import suite as suite_module
+from varshare_jax.suites.metaworld.settings import MetaWorldConfig
+from varshare_jax.validation import metaworld as parity
 
 
 def keys(seed, *shape):
@@ -83,8 +84,8 @@ def test_the_reduced_scene_moves_as_the_original(name):
 @pytest.fixture(scope="module")
 def mt3():
     """MT3 with short episodes and one-hot codes, N = 2, and its compiled step."""
-    options = config.MetaWorldConfig(horizon=3, one_hot=True)
-    suite = suites.make("mt3", options)
+    options = MetaWorldConfig(horizon=3, one_hot=True)
+    suite = make("mt3", options)
     return suite, jax.jit(suite.step, compiler_options=dict(suite.compiler_options))
 
 
@@ -134,14 +135,14 @@ def test_physics_that_leaves_the_finite_numbers_ends_its_episode_alone(mt3):
 
 def test_goals_can_be_hidden():
     task = tasks.get("reach")
-    env = parity.port(task, config.MetaWorldConfig(observe_goal=False))
+    env = parity.port(task, MetaWorldConfig(observe_goal=False))
     _, obs = env.reset(jax.random.key(0))
     np.testing.assert_array_equal(obs[-3:], np.zeros(3))
 
 
 def test_the_engine_plays_the_original():
     """Scripted reaching succeeds there; an idle hand does not."""
-    suite = suites.make("mt1:reach", config.MetaWorldConfig(horizon=80))
+    suite = make("mt1:reach", MetaWorldConfig(horizon=80))
     scripted = parity.Original(tasks.get("reach")).scripted
     said, rng = [], functools.partial(np.random.default_rng, 0)
     evaluate = engines.make("metaworld")

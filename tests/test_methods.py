@@ -7,15 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import critic, network_of, policy
 
 from varshare_jax import config as C
-from varshare_jax import methods
 from varshare_jax.learner import Learner
 from varshare_jax.methods import METHODS, MultiTaskNetwork
 from varshare_jax.types import Continuous, Discrete
 from varshare_jax.variational.gaussian import Gaussian, is_gaussian
 
 M, D, B = 3, 5, 7
+SAMPLES = 2048  # the n of the ELBO
 SPACES = {"discrete": Discrete(4), "continuous": Continuous(2)}
 ALL = sorted(METHODS)
 
@@ -23,7 +24,7 @@ ALL = sorted(METHODS)
 def network(method: str, space="discrete", **overrides) -> MultiTaskNetwork:
     config = C.replace(C.Config(method=method), {"network.hidden": (8, 8), "lora.rank": 2,
                                                 **overrides})
-    return MultiTaskNetwork(methods.make(config, M), D, SPACES[space])
+    return network_of(config, M, D, SPACES[space])
 
 
 def observations():
@@ -44,14 +45,14 @@ def randomised(net: MultiTaskNetwork):
 def test_shapes_under_jit_and_vmap_over_seeds(method, space):
     net = network(method, space)
     states = jax.lax.map(net.init, jax.random.split(jax.random.key(0), 2))
-    policy, value = jax.jit(jax.vmap(net.policy_and_critic, in_axes=(0, None)))(
-        states, observations())
-    assert isinstance(policy, distrax.Distribution)
-    assert policy.batch_shape == (2, M, B)
-    assert value.shape == (2, M, B, 1)
-    action = policy.sample(seed=jax.random.key(0))
+    outputs = jax.jit(jax.vmap(net.apply, in_axes=(0, None)))(states, observations())
+    acts = outputs["actor"]
+    assert isinstance(acts, distrax.Distribution)
+    assert acts.batch_shape == (2, M, B)
+    assert outputs["critic"].shape == (2, M, B, 1)
+    action = acts.sample(seed=jax.random.key(0))
     assert action.shape == ((2, M, B) if space == "discrete" else (2, M, B, 2))
-    assert bool(jnp.isfinite(policy.log_prob(action)).all())
+    assert bool(jnp.isfinite(acts.log_prob(action)).all())
 
 
 @pytest.mark.parametrize("method", ALL)
@@ -61,8 +62,8 @@ def test_task_leaves_lead_with_tasks_and_their_gradients_stay_apart(method):
     variables = randomised(net)
 
     def loss(variables):
-        policy, value = net.policy_and_critic(variables, observations())
-        return policy.logits[0].sum() + value[0].sum()
+        outputs = net.apply(variables, observations())
+        return outputs["actor"].logits[0].sum() + outputs["critic"][0].sum()
 
     grads = jax.grad(loss)(variables)
     for leaf in jax.tree.leaves(grads["task"]):
@@ -76,17 +77,17 @@ def test_task_leaves_lead_with_tasks_and_their_gradients_stay_apart(method):
 def test_mean_weights_are_deterministic(method):
     net, obs = network(method), observations()
     variables = randomised(net)
-    first, second = net.policy_and_critic(variables, obs), net.policy_and_critic(variables, obs)
-    np.testing.assert_array_equal(first[0].logits, second[0].logits)
-    np.testing.assert_array_equal(first[1], second[1])
+    first, second = net.apply(variables, obs), net.apply(variables, obs)
+    np.testing.assert_array_equal(first["actor"].logits, second["actor"].logits)
+    np.testing.assert_array_equal(first["critic"], second["critic"])
 
 
 @pytest.mark.parametrize("method", ALL)
 def test_tasks_see_their_own_observations_alone(method):
     net, obs = network(method), observations()
     variables = randomised(net)
-    changed = net.value(variables, obs.at[0].add(1.0))
-    before = net.value(variables, obs)
+    changed = critic(net, variables, obs.at[0].add(1.0))
+    before = critic(net, variables, obs)
     assert np.abs(changed[0] - before[0]).max() > 1e-3
     np.testing.assert_array_equal(changed[1:], before[1:])
 
@@ -136,8 +137,8 @@ def test_merged_parameters_play_alone(method):
     merged = net.merge(variables)
     for task in range(M):
         alone = net.module.apply({"params": jax.tree.map(lambda x, m=task: x[m], merged)},
-                                 obs[task], method="policy")
-        np.testing.assert_allclose(alone.logits, net.policy(variables, obs).logits[task],
+                                 obs[task], ("actor",))["actor"]
+        np.testing.assert_allclose(alone.logits, policy(net, variables, obs).logits[task],
                                    rtol=1e-5, atol=1e-5)
 
 
@@ -150,7 +151,7 @@ def test_gradients_of_copies_sum_to_the_shared_gradient(method):
     copies = jax.tree.map(lambda p: jnp.broadcast_to(p, (M, *p.shape)), variables["shared"])
 
     def loss(net, shared, tasks):
-        return jnp.sum(tasks[:, None] * net.value({**variables, "shared": shared}, obs) ** 2)
+        return jnp.sum(tasks[:, None] * critic(net, {**variables, "shared": shared}, obs) ** 2)
 
     every = jnp.ones(M)
     of_copies = jax.grad(loss, 1)(apart, copies, every)
@@ -171,8 +172,8 @@ def test_context_is_an_input(method, torso):
         context = (jax.nn.one_hot(task, M) if method == "one_hot"
                    else variables["task"]["embedding"][task])
         told = jnp.concatenate([obs[task], jnp.broadcast_to(context, (B, context.size))], -1)
-        plain = net.module.apply({"params": variables["shared"]}, told, method="policy")
-        np.testing.assert_allclose(plain.logits, net.policy(variables, obs).logits[task],
+        plain = net.module.apply({"params": variables["shared"]}, told, ("actor",))["actor"]
+        np.testing.assert_allclose(plain.logits, policy(net, variables, obs).logits[task],
                                    rtol=1e-5, atol=1e-5)
 
 
@@ -181,9 +182,9 @@ def test_paco_with_one_hot_coefficients_is_k_networks():
     paco, independent = network("paco", **{"paco.bases": M}), network("independent")
     bases = randomised(paco)["shared"]
     variables = {"shared": bases, "task": {"coefficients": jnp.eye(M)}}
-    for ours, theirs in ((paco.policy, independent.policy), (paco.value, independent.value)):
-        a = ours(variables, observations())
-        b = theirs({"shared": {}, "task": bases}, observations())
+    for read in (policy, critic):
+        a = read(paco, variables, observations())
+        b = read(independent, {"shared": {}, "task": bases}, observations())
         for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-6)
 
@@ -223,14 +224,14 @@ def test_soft_modularization_with_uniform_routing_is_the_mean_of_modules():
         head = variables["shared"]["actor_head"]
         logits = x @ head["kernel"] + head["bias"]
         np.testing.assert_allclose(logits - jax.nn.logsumexp(logits, -1, keepdims=True),
-                                   net.policy(variables, obs).logits[task], rtol=1e-4, atol=1e-4)
+                                   policy(net, variables, obs).logits[task], rtol=1e-4, atol=1e-4)
 
 
 def test_soft_modularization_routes_by_task_and_state():
     net = network("soft_modularization")
     variables = randomised(net)
     obs = jnp.broadcast_to(observations()[0], (M, B, D))
-    logits = net.policy(variables, obs).logits
+    logits = policy(net, variables, obs).logits
     assert np.abs(logits[0] - logits[1]).max() > 1e-3
 
 
@@ -241,8 +242,8 @@ def test_l2_soft_tends_to_sharing():
 
     def distance(penalty):
         def loss(variables):
-            fit = jnp.mean((net.value(variables, obs) - targets) ** 2)
-            return fit + net.penalty(variables, {"l2_soft.penalty": penalty})[0].sum()
+            fit = jnp.mean((critic(net, variables, obs) - targets) ** 2)
+            return fit + net.penalty(variables, {}, {"l2_soft.penalty": penalty}, 1)[0].sum()
 
         @jax.jit
         def fit(variables):
@@ -262,7 +263,7 @@ def test_zero_residuals_are_one_shared_network():
     obs = jnp.broadcast_to(observations()[0], (M, B, D))
     for method in ("varshare", "l2_soft"):
         net = network(method)
-        logits = net.policy(net.init(jax.random.key(0)), obs).logits
+        logits = policy(net, net.init(jax.random.key(0)), obs).logits
         np.testing.assert_allclose(logits, np.broadcast_to(logits[0], logits.shape), atol=1e-6)
 
 
@@ -272,16 +273,16 @@ def test_varshare_drawn_is_l2_soft_with_that_residual():
     variables = randomised(varshare)
     drawn = varshare.sample(variables, jax.random.key(5))
     assert not any(map(is_gaussian, jax.tree.leaves(drawn, is_leaf=is_gaussian)))
-    np.testing.assert_array_equal(varshare.policy(drawn, observations()).logits,
-                                  l2_soft.policy(drawn, observations()).logits)
+    np.testing.assert_array_equal(policy(varshare, drawn, observations()).logits,
+                                  policy(l2_soft, drawn, observations()).logits)
 
 
 def test_varshare_without_noise_samples_its_mean():
     net = network("varshare", **{"varshare.sigma_init": 1e-12})
     variables = net.init(jax.random.key(0))
     drawn = net.sample(variables, jax.random.key(5))
-    np.testing.assert_allclose(net.value(drawn, observations()),
-                               net.value(variables, observations()), atol=1e-5)
+    np.testing.assert_allclose(critic(net, drawn, observations()),
+                               critic(net, variables, observations()), atol=1e-5)
 
 
 def test_varshare_draws_differ_between_tasks_and_keys():
@@ -297,12 +298,13 @@ def test_shared_gradient_is_the_sum_over_tasks_of_the_residuals():
     """∂RL/∂θ = Σ_m ∂RL/∂μ_m, and ∂KL/∂θ = 0."""
     net, obs = network("varshare"), observations()
     variables = randomised(net)
-    grads = jax.grad(lambda v: jnp.sum(net.value(v, obs) ** 2))(variables)
+    grads = jax.grad(lambda v: jnp.sum(critic(net, v, obs) ** 2))(variables)
     residuals = jax.tree.leaves(grads["task"], is_leaf=is_gaussian)
     for g, residual in zip(jax.tree.leaves(grads["shared"]), residuals, strict=True):
         np.testing.assert_allclose(g, residual.mean.sum(0), rtol=2e-4, atol=2e-4)
     scalars = {k: jnp.float32(v) for k, v in net.method.config.scalars().items()}
-    kl_grads = jax.grad(lambda v: net.penalty(v, scalars)[0].sum())(variables)
+    _, memory = net.method.init_memory(variables["task"], scalars)
+    kl_grads = jax.grad(lambda v: net.penalty(v, memory, scalars, SAMPLES)[0].sum())(variables)
     assert all(not g.any() for g in jax.tree.leaves(kl_grads["shared"]))
 
 
@@ -312,11 +314,13 @@ def test_varshare_penalty_is_beta_kl_over_samples():
                                  "varshare.sigma_init": 0.05})
     config = net.method.config
     scalars = {k: jnp.float32(v) for k, v in config.scalars().items()}
-    cost, metrics = net.penalty(net.init(jax.random.key(0)), scalars)
+    variables = net.init(jax.random.key(0))
+    _, memory = net.method.init_memory(variables["task"], scalars)
+    cost, metrics = net.penalty(variables, memory, scalars, SAMPLES)
     each = np.log(0.2 / 0.05) + 0.05**2 / (2 * 0.2**2) - 0.5
     size = sum(sizes())
     np.testing.assert_allclose(metrics["kl"], each * size, rtol=1e-4)
-    np.testing.assert_allclose(cost, 3.0 * each * size / config.samples_per_task, rtol=1e-4)
+    np.testing.assert_allclose(cost, 3.0 * each * size / SAMPLES, rtol=1e-4)
     layers = sum(v for k, v in metrics.items() if k.startswith("kl/"))
     np.testing.assert_allclose(layers, metrics["kl"], rtol=1e-5)
     assert all(not v.any() for k, v in metrics.items() if k.startswith("shift/")), "μ is 0"
@@ -326,7 +330,7 @@ def test_l2_soft_penalty_is_the_squared_norm():
     net = network("l2_soft", **{"l2_soft.penalty": 0.5})
     variables = randomised(net)
     scalars = {"l2_soft.penalty": jnp.float32(0.5)}
-    cost, metrics = net.penalty(variables, scalars)
+    cost, metrics = net.penalty(variables, {}, scalars, SAMPLES)
     norm = sum(np.sum(np.square(x), tuple(range(1, x.ndim)))
                for x in jax.tree.leaves(variables["task"]))
     np.testing.assert_allclose(metrics["l2"], norm, rtol=1e-5)
@@ -340,10 +344,11 @@ def test_estimators_reach_every_posterior_parameter(estimator):
     variables = randomised(net)
 
     def loss(variables):
-        noise = jax.random.key(3) if net.method.draws_per_example else None
+        noise = jax.random.key(3) if net.method.draws.per_example else None
         learning = variables if noise is not None else net.sample(variables, jax.random.key(3))
-        policy, value = net.policy_and_critic(learning, observations(), noise)
-        return jnp.sum(policy.log_prob(jnp.ones((M, B, 2)))) + jnp.sum(value**2)
+        outputs = net.apply(learning, observations(), noise=noise)
+        return (jnp.sum(outputs["actor"].log_prob(jnp.ones((M, B, 2))))
+                + jnp.sum(outputs["critic"]**2))
 
     for q in jax.tree.leaves(jax.grad(loss)(variables)["task"], is_leaf=is_gaussian):
         assert isinstance(q, Gaussian)
@@ -362,7 +367,8 @@ def test_one_update_trains(method):
     tasks = learner.problem.suite.num_tasks
     assert all(m.shape == (tasks,) for m in metrics.values())
     assert bool(jnp.isfinite(metrics["loss"]).all())
-    changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), state.variables, after.variables)
+    changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), state.agent.variables,
+                           after.agent.variables)
     assert all(jax.tree.leaves(changed)), "every parameter must learn"
     assert int(after.update) == 1
 

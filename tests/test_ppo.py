@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from varshare_jax.algorithms.problem import Problem
+from conftest import network_of, policy
 
 from varshare_jax import config as C
 from varshare_jax import methods
-from varshare_jax.algorithms import ppo
-from varshare_jax.algorithms.rollout import observe
+from varshare_jax.algorithms import ALGORITHMS, Problem, on_policy
+from varshare_jax.algorithms.acting import observe
+from varshare_jax.algorithms.rollout import collect
 from varshare_jax.learner import Learner
-from varshare_jax.methods import MultiTaskNetwork
 from varshare_jax.methods.gradients import clip_by_task_norm
 from varshare_jax.suites.base import Suite
 from varshare_jax.types import Discrete, Step
@@ -30,7 +30,7 @@ def test_gae_by_hand_with_termination_and_truncation():
     delta = [1 + g * 0.6 - 0.5, 2 + g * 10 - 0.6, 3 + g * 0.8 - 0.7, 4 - 0.8, 5 + g * 1 - 0.9]
     expected = [delta[0] + g * lam * delta[1], delta[1], delta[2] + g * lam * delta[3], delta[3],
                 delta[4]]
-    result = ppo.advantages(reward, value, next_value, terminated, truncated, g, lam)
+    result = on_policy.advantages(reward, value, next_value, terminated, truncated, g, lam)
     np.testing.assert_allclose(result, expected, rtol=1e-6)
 
 
@@ -42,7 +42,7 @@ def test_gae_lambda_one_is_the_discounted_return_minus_value():
     next_value = jnp.concatenate([value[1:], last[None]])
     returns = [sum(0.9**k * reward[t + k] for k in range(6 - t)) + 0.9 ** (6 - t) * last
                for t in range(6)]
-    result = ppo.advantages(reward, value, next_value, none, none, 0.9, 1.0)
+    result = on_policy.advantages(reward, value, next_value, none, none, 0.9, 1.0)
     np.testing.assert_allclose(result, jnp.stack(returns) - value, rtol=1e-4, atol=1e-5)
 
 
@@ -109,8 +109,8 @@ def trained(kind: str, method: str, updates: int = 150, **overrides):
         "ppo.normalize_returns": False, "ppo.normalize_observations": False,
         "ppo.clip_value": False, **overrides})
     suite = Probe(kind)
-    network = MultiTaskNetwork(methods.make(config, 2), 1, suite.action_space)
-    learner = Learner(Problem(config, suite, network))
+    network = network_of(config, 2, 1, suite.action_space)
+    learner = Learner(Problem(config, suite, network, ALGORITHMS[config.algorithm]))
     state = learner.init(jax.random.key(0))
     run = jax.jit(lambda s: jax.lax.scan(lambda s, _: learner.update(s), s, None, updates))
     state, metrics = run(state)
@@ -119,8 +119,8 @@ def trained(kind: str, method: str, updates: int = 150, **overrides):
 
 def values(problem, state, *cues):
     obs = jnp.broadcast_to(jnp.array(cues, jnp.float32)[:, None], (2, len(cues), 1))
-    obs = observe(problem, state.obs_stats, obs)
-    return np.asarray(ppo.value(problem, state, obs))
+    obs = observe(problem, state.stats, obs)
+    return np.asarray(on_policy.value(problem, state, obs))
 
 
 CRITICS = {
@@ -153,8 +153,8 @@ def test_truncation_bootstraps_and_termination_does_not():
 def test_policy_takes_the_rewarded_action(method):
     problem, state, metrics = trained("action", method, **{"ppo.normalize_returns": True})
     obs = jnp.broadcast_to(jnp.array([-1.0, 1.0])[:, None], (2, 2, 1))
-    policy = problem.network.policy(state.variables, obs)
-    np.testing.assert_array_equal(policy.mode(), [[0, 1], [0, 1]])
+    acts = policy(problem.network, state.agent.variables, obs)
+    np.testing.assert_array_equal(acts.mode(), [[0, 1], [0, 1]])
     np.testing.assert_allclose(metrics["return"][-1], [1, 2], atol=0.15)
 
 
@@ -173,8 +173,8 @@ def test_independent_tasks_train_as_if_alone():
     other = learner.init(jax.random.key(0))
     for _ in range(5):
         other, _ = jax.jit(learner.update)(other)
-    for a, b in zip(jax.tree.leaves(state.variables), jax.tree.leaves(other.variables),
-                    strict=True):
+    for a, b in zip(jax.tree.leaves(state.agent.variables),
+                    jax.tree.leaves(other.agent.variables), strict=True):
         np.testing.assert_allclose(a[0], b[0], rtol=1e-5, atol=1e-6)
         assert a.shape[1:] == (1,) or np.abs(a[1] - b[1]).max() > 1e-6
 
@@ -184,10 +184,10 @@ def test_minibatches_hold_every_task_in_equal_share_and_every_sample_once():
     problem = Learner.make(config).problem
     steps, tasks, envs = np.meshgrid(range(8), range(10), range(6), indexing="ij")
     code = jnp.array(steps * 10_000 + tasks * 100 + envs, jnp.float32)
-    grouped = ppo._group(problem, code)
+    grouped = on_policy.group(problem, code)
     assert (np.asarray(grouped) // 100 % 100 == np.arange(10)[:, None, None]).all()
     assert len(np.unique(grouped)) == code.size
-    np.testing.assert_array_equal(ppo._ungroup(problem, grouped), code)
+    np.testing.assert_array_equal(on_policy.ungroup(problem, grouped), code)
 
 
 def test_first_ratio_is_one_without_noise():
@@ -206,8 +206,8 @@ def test_target_kl_stops_the_epochs():
     _, start, _ = trained("action", "independent", 1, **{**rates, "ppo.learning_rate": 1e-30})
 
     def moved(state):
-        pairs = zip(jax.tree.leaves(state.variables), jax.tree.leaves(start.variables),
-                    strict=True)
+        pairs = zip(jax.tree.leaves(state.agent.variables),
+                    jax.tree.leaves(start.agent.variables), strict=True)
         return max(float(jnp.abs(a - b).max()) for a, b in pairs)
 
     assert 0 < moved(stopped) < 0.5 * moved(free)
@@ -223,11 +223,11 @@ def test_scalars_are_traced_and_vmappable_beside_seeds():
     state = learner.init_seeds(sweep)
     compiled = jax.jit(jax.vmap(learner.update)).lower(state).compile()
     after, metrics = compiled(state)
-    frozen = jax.tree.map(lambda a, b: np.array_equal(a[0], b[0]), state.variables,
-                          after.variables)
+    frozen = jax.tree.map(lambda a, b: np.array_equal(a[0], b[0]), state.agent.variables,
+                          after.agent.variables)
     assert all(jax.tree.leaves(frozen)), "a learning rate of 0 must change nothing"
-    assert not np.array_equal(state.variables["shared"]["actor"]["0"]["kernel"][1],
-                              after.variables["shared"]["actor"]["0"]["kernel"][1])
+    assert not np.array_equal(state.agent.variables["shared"]["actor"]["0"]["kernel"][1],
+                              after.agent.variables["shared"]["actor"]["0"]["kernel"][1])
     ratio = metrics["penalty"][1].mean() / metrics["penalty"][0].mean()
     assert ratio == pytest.approx(5.0, rel=0.05)
 
@@ -237,7 +237,7 @@ def test_acting_samples_are_held_as_long_as_said(hold):
     """Logits for a constant observation change exactly when the acting sample does."""
     problem, state, _ = trained("truncate", "varshare", 1, **{
         "varshare.act_with": "sample", "varshare.hold": hold, "varshare.sigma_init": 0.5})
-    _, trajectory = ppo.collect(problem, state, jax.random.key(0))
+    _, trajectory = collect(problem, state, jax.random.key(0))
     probability = np.exp(np.asarray(trajectory.log_prob))
     action = np.asarray(trajectory.action)
     of_action_one = np.where(action == 1, probability, 1 - probability)[:, 0]

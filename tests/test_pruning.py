@@ -5,19 +5,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import quick_compile
+from conftest import network_of, quick_compile
 
 from varshare_jax import config as C
-from varshare_jax import methods
 from varshare_jax.cli import prune
 from varshare_jax.errors import UserError
 from varshare_jax.learner import Learner
-from varshare_jax.methods import METHODS, MultiTaskNetwork
+from varshare_jax.methods import METHODS
 from varshare_jax.playing import policies
 from varshare_jax.playing.pruning import KEPT, files, prune_run
-from varshare_jax.runner import evaluate_run
-from varshare_jax.types import Discrete
-from varshare_jax.variational import pruning, residuals
+from varshare_jax.playing.scoring import evaluate_run
+from varshare_jax.types import Discrete, Player
+from varshare_jax.variational import residuals, sparsity
 from varshare_jax.variational.gaussian import Gaussian, rho_of
 
 # Two tasks with three residuals each; σ = 0.1 and 1, so that the two rules disagree.
@@ -26,8 +25,8 @@ TASK = {"layer": Gaussian(MEANS, jnp.full((2, 3), rho_of(0.1)).at[:, 0].set(rho_
 
 
 def variables_of(method: str):
-    network = MultiTaskNetwork(methods.make(C.replace(
-        C.Config(method=method), {"network.hidden": (4,), "lora.rank": 1}), 3), 2, Discrete(2))
+    config = C.replace(C.Config(method=method), {"network.hidden": (4,), "lora.rank": 1})
+    network = network_of(config, 3, 2, Discrete(2))
     return zeros(jax.eval_shape(network.init, jax.random.key(0)))
 
 
@@ -36,17 +35,17 @@ def zeros(shapes, *leading):
 
 
 def test_magnitude_and_signal_to_noise_drop_different_residuals():
-    by_magnitude = pruning.prune(TASK, 0.25, "magnitude")["layer"]
+    by_magnitude = sparsity.prune(TASK, 0.25, "magnitude")["layer"]
     np.testing.assert_array_equal(by_magnitude, jnp.array([[0.5, 0, 0], [0, -3, 0.3]]))
-    by_snr = pruning.prune(TASK, 1.5, "snr")["layer"]  # |μ|/σ: 0.5 2 0, 0.1 30 3
+    by_snr = sparsity.prune(TASK, 1.5, "snr")["layer"]  # |μ|/σ: 0.5 2 0, 0.1 30 3
     np.testing.assert_array_equal(by_snr, jnp.array([[0, -0.2, 0], [0, -3, 0.3]]))
-    np.testing.assert_allclose(pruning.kept({"a": by_magnitude, "b": by_snr}), [2 / 6, 4 / 6])
+    np.testing.assert_allclose(sparsity.kept({"a": by_magnitude, "b": by_snr}), [2 / 6, 4 / 6])
 
 
 def test_a_threshold_of_zero_keeps_all_and_an_infinite_one_nothing():
-    for rule in pruning.RULES:
-        np.testing.assert_array_equal(pruning.prune(TASK, 0.0, rule)["layer"], MEANS)
-        np.testing.assert_array_equal(pruning.prune(TASK, jnp.inf, rule)["layer"], 0 * MEANS)
+    for rule in sparsity.RULES:
+        np.testing.assert_array_equal(sparsity.prune(TASK, 0.0, rule)["layer"], MEANS)
+        np.testing.assert_array_equal(sparsity.prune(TASK, jnp.inf, rule)["layer"], 0 * MEANS)
 
 
 @pytest.mark.parametrize(("size", "bytes_each"), [(256, 5), (257, 6), (65536, 6), (65537, 8)])
@@ -54,10 +53,10 @@ def test_sparse_vectors_come_back_and_cost_what_is_said(size, bytes_each):
     rng = np.random.default_rng(0)
     rows = np.where(rng.random((3, size)) < 0.1, rng.normal(size=(3, size)), 0).astype(np.float32)
     rows[1], rows[2, -1] = 0, 1  # a task without any, and the last index of all
-    sparse = pruning.to_sparse(rows)
-    np.testing.assert_array_equal(pruning.from_sparse(sparse, size), rows)
+    sparse = sparsity.to_sparse(rows)
+    np.testing.assert_array_equal(sparsity.from_sparse(sparse, size), rows)
     assert sparse.indices.nbytes + sparse.values.nbytes == bytes_each * sparse.counts.sum()
-    assert pruning.stored_bytes(int(sparse.counts.sum()), size) == bytes_each * sparse.counts.sum()
+    assert sparsity.stored_bytes(int(sparse.counts.sum()), size) == bytes_each * sparse.counts.sum()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -121,12 +120,12 @@ def test_what_the_file_plays_is_what_the_curve_says(pruned):
 def test_the_file_holds_the_shared_network_and_the_pruned_means(pruned):
     folder, result = pruned
     whole, sparse = policies.load(folder), policies.load(files(folder, "magnitude").policy)
-    jax.tree.map(np.testing.assert_array_equal, whole.variables["shared"],
-                 sparse.variables["shared"])
+    jax.tree.map(np.testing.assert_array_equal, whole.player.variables["shared"],
+                 sparse.player.variables["shared"])
     threshold = result["curve"][result["chosen"]]["threshold"]
-    expected = pruning.prune(whole.variables["task"],
+    expected = sparsity.prune(whole.player.variables["task"],
                              jnp.inf if threshold is None else threshold, "magnitude")
-    jax.tree.map(np.testing.assert_array_equal, expected, sparse.variables["task"])
+    jax.tree.map(np.testing.assert_array_equal, expected, sparse.player.variables["task"])
     assert sparse.update == whole.update
 
 
@@ -137,7 +136,7 @@ def test_what_cannot_be_pruned_is_named(tiny, monkeypatch, method, rule, words):
     problem = Learner.make(tiny(method=method, suite="cartpole")).problem
     variables = zeros(jax.eval_shape(problem.network.init, jax.random.key(0)), 1)
     monkeypatch.setattr("varshare_jax.playing.pruning.load",
-                        lambda path: policies.Policy(problem, variables, None, 1))
+                        lambda path: policies.Policy(problem, Player(variables, {}), 1))
     with pytest.raises(UserError, match=words):
         prune_run("runs/x", rule=rule, quiet=True)
 

@@ -27,6 +27,7 @@ from varshare_jax.devices import Layout
 from varshare_jax.learner import Learner
 from varshare_jax.runs import checkpoint, monitoring
 from varshare_jax.runs.monitoring import RunWriter, read_rows
+from varshare_jax.runs.record import Record
 
 METHOD = next(iter(PAIRS))  # the one of 4 seeds on 2 devices
 
@@ -110,7 +111,7 @@ def test_a_checkpoint_of_another_network_is_refused(cli, interrupted, tiny, tmp_
                     note={"wall_seconds": 1.0, "diverged": []})
     before = snapshot(run.folder)
     line = error_line(cli(run.settings, "--resume"))
-    assert "does not fit: 'optimizer.mu.shared.actor.0.bias' is float32[4, 16]" in line
+    assert "does not fit: 'agent.optimizer.mu.shared.actor.0.bias' is float32[4, 16]" in line
     assert "expected float32[4, 8]" in line
     assert snapshot(run.folder) == before
 
@@ -202,9 +203,10 @@ def test_kills_at_random_moments_lose_no_more_than_the_work_since_the_last_check
 
 def poison(state, seed: int):
     """NaN in one parameter of one seed."""
-    leaves, structure = jax.tree.flatten(state.variables)
+    leaves, structure = jax.tree.flatten(state.agent.variables)
     leaves[0] = leaves[0].at[seed].set(jnp.nan)
-    return state.replace(variables=jax.tree.unflatten(structure, leaves))
+    variables = jax.tree.unflatten(structure, leaves)
+    return state.replace(agent=state.agent.replace(variables=variables))
 
 
 def raw(leaf) -> np.ndarray:
@@ -273,15 +275,15 @@ def test_a_diverged_seed_is_reported_and_survives_a_resume(settings_of, finished
 
 
 def test_the_first_task_without_a_finite_loss_is_named(tiny, capsys):
-    run = runner._Run(Learner.make(tiny(suite="cartpole10", num_seeds=3, seed=40)), False, (),
-                      quiet=True)
-    run.update = 100
+    problem = Learner.make(tiny(suite="cartpole10", num_seeds=3, seed=40)).problem
+    record = Record(problem, quiet=True)
+    record.update = 100
     loss = np.zeros((3, 5, 10))  # [S, chunk, M]
     loss[1, 2, 7], loss[1, 3, :] = np.nan, np.inf
-    run._note_divergence(loss)
-    run._note_divergence(loss)
-    task = run.suite.task_names[7]
-    assert run.diverged == {1: {"member": 1, "seed": 41, "task": task, "update": 102}}
+    record._note_divergence(loss)
+    record._note_divergence(loss)
+    task = problem.suite.task_names[7]
+    assert record.diverged == {1: {"member": 1, "seed": 41, "task": task, "update": 102}}
     assert capsys.readouterr().err == (
         f"warning: seed 41 diverged (loss not finite) at update 102, task {task}; "
         f"other seeds go on\n")

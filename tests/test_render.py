@@ -3,9 +3,10 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from conftest import policy as policy_of
 from PIL import Image, ImageSequence
 
-from varshare_jax.algorithms.rollout import observe
+from varshare_jax.algorithms.acting import observe
 from varshare_jax.errors import UserError
 from varshare_jax.playing import policies, rendering
 from varshare_jax.playing.evaluation import evaluation_key
@@ -71,11 +72,12 @@ def test_an_episode_is_that_of_the_policy(untrained):
     frames = list(play(policy, 1, 3, evaluation_key(1, 0)))
     assert [frame.step for frame in frames] == list(range(len(frames)))
     assert frames[-1].total == len(frames) - 1  # a cart-pole pays 1 for every step
-    variables, stats = policy.of_seed(1)
+    player = policy.of_seed(1)
     reset_key, _, step_key = jax.random.split(evaluation_key(1, 0), 3)
     state, obs = suite.reset(jax.random.split(reset_key, (10, 1)))
     for step in range(1, len(frames)):
-        action = network.policy(variables, observe(policy.problem, stats, obs)).mode()
+        seen = observe(policy.problem, player.stats, obs)
+        action = policy_of(network, player.variables, seen).mode()
         keys = jax.random.split(jax.random.fold_in(step_key, step), (10, 1))
         state, out = suite.step(keys, state, action)
         obs = out.obs

@@ -12,14 +12,14 @@ from varshare_jax.runs import task_parameters
 
 def test_what_posteriors_have_become_is_stored(untrained, tmp_path):
     policy = policies.load(untrained)
-    task_parameters.write(tmp_path, policy.problem.network, policy.variables)
+    task_parameters.write(tmp_path, policy.problem.network, policy.player.variables)
     stored = json.loads((tmp_path / "posterior.json").read_text())
     gram = np.array(stored["gram"])
     lengths = np.sqrt(np.einsum("saa->sa", gram))
     cosines = json.loads((tmp_path / "similarity.json").read_text())
     np.testing.assert_allclose(gram / lengths[:, :, None] / lengths[:, None], cosines, atol=1e-3)
     assert stored["residual"]
-    layer = policy.variables["task"]["actor"]["0"]
+    layer = policy.player.variables["task"]["actor"]["0"]
     spread = np.log1p(np.exp(np.concatenate([np.ravel(q.rho) for q in layer.values()])))
     sigma = stored["sigma"]["actor_0"]
     assert sum(sigma["counts"]) == spread.size

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import critic, network_of, policy
 from scipy import stats
 
 from varshare_jax import config as C
-from varshare_jax import methods
-from varshare_jax.algorithms import ppo
+from varshare_jax.algorithms import descent
 from varshare_jax.errors import UserError
 from varshare_jax.learner import make_problem
 from varshare_jax.methods import MultiTaskNetwork
@@ -24,13 +24,14 @@ from varshare_jax.variational.gaussian import is_gaussian, kl_divergence, rho_of
 OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 jit = functools.partial(jax.jit, compiler_options=OPTIONS)
 M, D = 3, 5
+SAMPLES = 2048  # the n of the ELBO
 CONFIG = C.replace(C.Config(), {"network.hidden": (6, 6), "lora.rank": 2})
 SCALARS = {k: jnp.float32(v) for k, v in CONFIG.scalars().items()}
 
 
 def network(method="varshare", **overrides) -> MultiTaskNetwork:
     config = C.replace(CONFIG, {"method": method, **overrides})
-    return MultiTaskNetwork(methods.make(config, M), D, Discrete(2))
+    return network_of(config, M, D, Discrete(2))
 
 
 @functools.cache
@@ -70,7 +71,7 @@ def test_residuals_have_the_moments_of_what_is_drawn(method):
 def test_every_task_starts_as_the_shared_network(method):
     net, variables = network(method), start(method)
     obs = jnp.broadcast_to(observations()[0], (M, 4, D))
-    play = jit(net.value)
+    play = jit(functools.partial(critic, net))
     value = play(variables, obs)
     np.testing.assert_allclose(value, play(net.without_residuals(variables), obs), atol=1e-6)
     np.testing.assert_allclose(value, np.broadcast_to(value[0], value.shape), atol=1e-6)
@@ -83,7 +84,7 @@ def test_low_rank_factors_both_learn():
     obs = observations()
 
     def slope(variables):
-        grads = jit(jax.grad(lambda v: jnp.sum(net.value(v, obs) ** 2)))(variables)
+        grads = jit(jax.grad(lambda v: jnp.sum(critic(net, v, obs) ** 2)))(variables)
         return grads["task"]["critic"]["1"]["kernel"]
 
     assert np.abs(slope(variables).up.mean).max() > 0
@@ -95,7 +96,7 @@ def test_low_rank_is_a_tenth_of_the_full_residuals():
     counts = {}
     for method in ("varshare", "varshare_lora"):
         config = C.replace(C.Config(method=method), {"network.hidden": (256, 256)})
-        net = MultiTaskNetwork(methods.make(config, 10), 4, Discrete(2))
+        net = network_of(config, 10, 4, Discrete(2))
         shapes = jax.eval_shape(net.init, jax.random.key(0))
         counts[method] = sum(x.size for x in jax.tree.leaves(shapes["task"]))
     assert counts["varshare_lora"] <= 0.1 * counts["varshare"]
@@ -129,18 +130,18 @@ def test_trust_region_pays_for_moving_and_nothing_else():
     net = network("varshare_trust_region", **{"varshare.beta": 0.0})
     variables = start("varshare_trust_region")
     scalars = SCALARS | {"varshare.beta": jnp.float32(0), "trust_region.eta": jnp.float32(2)}
-    control = net.method.init_control(variables["task"], scalars)
+    _, memory = net.method.init_memory(variables["task"], scalars)
     pay = jit(net.penalty)
-    cost, metrics = pay(variables, scalars, control)
+    cost, metrics = pay(variables, memory, scalars, SAMPLES)
     np.testing.assert_allclose(cost, 0.0, atol=1e-6)
     moved = variables | {"task": with_noise(variables["task"], 0.1)}
-    cost, metrics = pay(moved, scalars, control)
+    cost, metrics = pay(moved, memory, scalars, SAMPLES)
     pairs = zip(*(jax.tree.leaves(v["task"], is_leaf=is_gaussian) for v in (moved, variables)),
                 strict=True)
     kls = [distrax.Normal(q.mean, q.std).kl_divergence(distrax.Normal(old.mean, old.std))
            for q, old in pairs]
     total = sum(kl.reshape(M, -1).sum(1) for kl in kls)
-    np.testing.assert_allclose(cost, 2 * total / net.method.config.samples_per_task, rtol=1e-3)
+    np.testing.assert_allclose(cost, 2 * total / SAMPLES, rtol=1e-3)
     np.testing.assert_allclose(metrics["trust_kl"], total / sum(kl[0].size for kl in kls),
                                rtol=1e-3)
 
@@ -149,11 +150,11 @@ def test_trust_region_adapts_each_tasks_eta_and_takes_the_new_posterior():
     """ε = 0.05: 0.2 is above 1.5 ε, 0.05 within, 0.01 below ε / 1.5."""
     net = network("varshare_trust_region")
     variables = start("varshare_trust_region")
-    control = net.method.init_control(variables["task"], SCALARS)
+    _, memory = net.method.init_memory(variables["task"], SCALARS)
     moved = variables | {"task": with_noise(variables["task"])}
     measured = Measured(jnp.int32(1), 10, {"trust_kl": jnp.array([0.2, 0.05, 0.01])}, None)
-    steer = jit(lambda control: net.method.steer(control, moved, measured, SCALARS)[0])
-    after = steer(control)
+    steer = jit(lambda memory: net.method.steer(memory, moved, measured, SCALARS)[0])
+    after = steer(memory)
     np.testing.assert_allclose(after["eta"], [1.5, 1.0, 1 / 1.5], rtol=1e-6)
     for a, b in zip(jax.tree.leaves(after["task"]), jax.tree.leaves(moved["task"]), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -168,12 +169,13 @@ def test_recentring_by_a_common_shift_changes_no_tasks_function():
     obs = observations()
     scalars = SCALARS | {"varshare.recenter_rate": jnp.float32(1.0)}
     after = net.method.after_update(variables, None, scalars, None)
-    logits, value = jit(lambda v: net.policy(v, obs).logits), jit(lambda v: net.value(v, obs))
+    logits, value = jit(lambda v: policy(net, v, obs).logits), jit(lambda v: critic(net, v, obs))
     for outputs in (logits, value):
         np.testing.assert_allclose(outputs(after), outputs(variables), atol=1e-6)
     for q in jax.tree.leaves(after["task"], is_leaf=is_gaussian):
         np.testing.assert_allclose(q.mean.mean(0), 0.0, atol=1e-6)
-    cost = jit(lambda v: net.penalty(v, scalars)[0].sum())
+    _, memory = net.method.init_memory(variables["task"], scalars)
+    cost = jit(lambda v: net.penalty(v, memory, scalars, SAMPLES)[0].sum())
     assert cost(after) < cost(variables)
 
 
@@ -202,11 +204,13 @@ def test_what_does_not_go_together_is_refused(method, flag, value):
 def test_sigma_that_is_not_learned_has_no_gradient():
     net = network(**{"varshare.learn_sigma": False})
     variables = with_noise(start())
+    _, memory = net.method.init_memory(variables["task"], SCALARS)
     obs = observations()
 
     def loss(variables):
         drawn = net.sample(variables, jax.random.key(2))
-        return jnp.sum(net.value(drawn, obs) ** 2) + net.penalty(variables, SCALARS)[0].sum()
+        cost, _ = net.penalty(variables, memory, SCALARS, SAMPLES)
+        return jnp.sum(critic(net, drawn, obs) ** 2) + cost.sum()
 
     for q in jax.tree.leaves(jit(jax.grad(loss))(variables)["task"], is_leaf=is_gaussian):
         assert np.abs(q.mean).max() > 0
@@ -215,10 +219,11 @@ def test_sigma_that_is_not_learned_has_no_gradient():
 
 def test_several_draws_average_gradients():
     problem = make_problem(C.replace(CONFIG, {"varshare.draws": 3}))
-    average = ppo._over_draws(problem, lambda scale, key: scale * jax.random.normal(key, (2,)))
+    average = descent._over_draws(
+        problem, lambda network, scale, key: scale * jax.random.normal(key, (2,)))
     key = jax.random.key(4)
     each = [2.0 * jax.random.normal(k, (2,)) for k in jax.random.split(key, 3)]
-    np.testing.assert_allclose(average(2.0, key), np.mean(each, 0), rtol=1e-5)
+    np.testing.assert_allclose(average(None, 2.0, key), np.mean(each, 0), rtol=1e-5)
 
 
 def test_several_policies_act_by_their_mean():

@@ -17,13 +17,12 @@ import numpy as np
 
 from varshare_jax.config import Config
 from varshare_jax.devices import Layout, use_cpu_cores
-from varshare_jax.errors import UserError
 from varshare_jax.learner import Learner
-from varshare_jax.playing import engines, policies
-from varshare_jax.playing.evaluation import act, compiled, evaluate_seeds, evaluation_key
+from varshare_jax.playing.evaluation import evaluate_seeds, evaluation_key
 from varshare_jax.runs import checkpoint, provenance, sweeps, task_parameters
-from varshare_jax.runs.monitoring import NullWriter, Progress, RunWriter, plain, warn, write_json
-from varshare_jax.settings import flag_value, leaves, to_dict
+from varshare_jax.runs.folder import claim
+from varshare_jax.runs.monitoring import NullWriter, RunWriter, warn, write_json
+from varshare_jax.runs.record import Record
 from varshare_jax.types import TrainState
 
 
@@ -59,55 +58,29 @@ class _Run:
         self.learner, self.config = learner, learner.problem.config
         self.suite, self.total = learner.problem.suite, learner.problem.num_updates
         self.folder = Path(self.config.run_dir) if self.config.run_dir else None
-        self.steps_per_update = self.suite.num_tasks * self.config.steps_per_task
-        self.seeds = [member.seed for member in self.config.members()]
-        self.progress = Progress(f"{self.config.suite}/{self.config.method}", self.total,
-                                 self.steps_per_update, len(self.seeds), quiet)
+        self.record = Record(learner.problem, quiet)
+        self.progress = self.record.progress
         self.suite.tracing = self.progress.say
-        self.layout = Layout.choose(len(self.seeds),
+        self.layout = Layout.choose(len(self.record.seeds),
                                     self.suite.num_tasks if self.suite.splits else 1)
-        self.update, self.seconds_before, self.compile_seconds = 0, 0.0, 0.0
-        self.scores: dict[str, Any] = {}
-        self.metrics: dict[str, np.ndarray] = {}
-        self.diverged: dict[int, dict[str, Any]] = {}
-        self.finished = self._open_folder(resume, presets)
+        self.compile_seconds = 0.0
+        self.finished = bool(self.folder) and claim(self.folder, learner.problem, presets, resume)
 
     def execute(self) -> Result:
         state = self._restore()
         if self.finished:
             self.progress.say(f"already finished; see {self.folder / 'summary.json'}")
             return Result(json.loads((self.folder / "summary.json").read_text()),
-                          state if self.update == self.total else None, self.learner)
+                          state if self.record.update == self.total else None, self.learner)
         state = self.layout.place(state or self._init())
-        writer = self._writer()
+        self.record.writer = self._writer()
         try:
             with _stop_signals() as stopped:
-                state, completed = self._loop(state, writer, stopped)
-                summary = self._finish(state, writer) if completed else None
+                state, completed = self._loop(state, stopped)
+                summary = self._finish(state) if completed else None
         finally:
-            writer.close()
+            self.record.writer.close()
         return Result(summary, state, self.learner)
-
-    def _open_folder(self, resume: bool, presets: tuple[str, ...]) -> bool:
-        """Claims the folder for this config; returns whether it holds a finished run."""
-        if not self.folder:
-            return False
-        path = self.folder / "config.json"
-        if path.exists():
-            check_same(self.folder, self.config)
-            finished = (self.folder / "summary.json").exists()
-            if not resume:
-                state = "a finished" if finished else "an unfinished"
-                raise UserError(f"--run_dir={self.folder}: holds {state} run of these settings; "
-                                f"add --resume to continue it or name another folder")
-            return finished
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / "environment.json", {
-            "presets": list(presets), "versions": provenance.versions(),
-            "device": provenance.device(), "git": provenance.git_state(),
-            "task_names": self.suite.task_names, "suite_version": self.suite.version})
-        write_json(path, to_dict(self.config))
-        return False
 
     def _restore(self) -> TrainState | None:
         """The newest sound checkpoint, if there is one, and what was known when it was made."""
@@ -120,49 +93,45 @@ class _Run:
             if not self.finished:
                 warn(f"every checkpoint in {folder} is damaged; starting from the beginning")
             return None
-        state, self.update = found
-        note = checkpoint.read_note(folder, self.update)
-        self.seconds_before = note["wall_seconds"]
-        self.diverged = {d["member"]: d for d in note["diverged"]}
+        state, update = found
+        self.record.recall(update, checkpoint.read_note(folder, update))
         if not self.finished:
-            self.progress.say(f"resuming at update {self.update} of {self.total}")
+            self.progress.say(f"resuming at update {update} of {self.total}")
         return state
 
     def _init(self) -> TrainState:
-        with self.progress.working(f"initialising {len(self.seeds)} seeds"):
+        with self.progress.working(f"initialising {len(self.record.seeds)} seeds"):
             return jax.block_until_ready(self.learner.init_seeds())
 
     def _writer(self) -> NullWriter:
         if not self.folder:
             return NullWriter()
-        return RunWriter(self.folder, self.suite.task_names, self.update,
-                         self.update * self.steps_per_update, self.config.run.tensorboard,
-                         self.total)
+        return RunWriter(self.folder, self.suite.task_names, self.record.update,
+                         self.record.env_steps, self.config.run.tensorboard, self.total)
 
-    def _loop(self, state: TrainState, writer: NullWriter, stopped: threading.Event):
+    def _loop(self, state: TrainState, stopped: threading.Event):
         """Chunks until the end or a signal. Returns (state, whether training is complete)."""
-        run = self.config.run
+        run, record = self.config.run, self.record
         self.evaluate = self._compile(
             "evaluation", functools.partial(_evaluate_seeds, self.learner), state,
             self._evaluation_keys(0))
         advance = self._compile("training step", self.learner.update_many, state, jnp.int32(1),
                                 returns_state=True)
-        self.started = time.monotonic()
-        self.progress.start(self.update)
-        while self.update < self.total:
-            count = min(run.log_every, self.total - self.update)
-            with self.progress.working(f"after update {self.update}", announce=False):
+        record.start()
+        while record.update < self.total:
+            count = min(run.log_every, self.total - record.update)
+            with self.progress.working(f"after update {record.update}", announce=False):
                 state, metrics = advance(state, jnp.int32(count))
                 metrics = jax.device_get(metrics)
-            self._log(writer, metrics, count)
-            last = self.update == self.total
+            record.training(metrics, count)
+            last = record.update == self.total
             if not last and self._crossed(run.eval_every, count):
-                self._evaluate(writer, state, repeats=1)
+                self._evaluate(state, repeats=1)
             if last or stopped.is_set() or self._crossed(run.checkpoint_every, count):
                 self._save(state)
             if stopped.is_set() and not last:
                 how = "; continue with --resume" if self.folder else ""
-                self.progress.say(f"stopped by a signal at update {self.update}{how}")
+                self.progress.say(f"stopped by a signal at update {record.update}{how}")
                 return state, False
         return state, True
 
@@ -176,111 +145,56 @@ class _Run:
         return compiled
 
     def _crossed(self, every: int, count: int) -> bool:
-        return self.update // every > (self.update - count) // every
-
-    @property
-    def wall_seconds(self) -> float:
-        return self.seconds_before + time.monotonic() - self.started
-
-    def _log(self, writer: NullWriter, metrics: dict[str, np.ndarray], count: int) -> None:
-        """One row per chunk: metrics [S, M], averaged over its updates."""
-        self._note_divergence(metrics["loss"][:, :count])
-        rows = {name: _mean_over_updates(values[:, :count]) for name, values in metrics.items()}
-        if not self.suite.has_success:
-            del rows["success"]
-        self.update += count
-        self.metrics = rows
-        speed = (self.update * self.steps_per_update * len(self.seeds)
-                 / max(self.wall_seconds, 1e-9))
-        writer.train({"update": self.update, "env_steps": self.update * self.steps_per_update,
-                      "wall_seconds": self.wall_seconds, "steps_per_second": speed,
-                      "metrics": rows})
-        returns = rows["return"][np.isfinite(rows["return"])]
-        if returns.size:
-            self.scores["return"] = returns.mean()
-        self.progress.update(self.update, "  ".join(
-            f"{name} {value:.4g}" for name, value in self.scores.items()))
-
-    def _note_divergence(self, loss: np.ndarray) -> None:
-        """Remembers the first task [S, chunk, M] whose loss was not finite, for each seed."""
-        for index in range(loss.shape[0]):
-            bad = np.argwhere(~np.isfinite(loss[index]))
-            if len(bad) == 0 or index in self.diverged:
-                continue
-            tasks = ", ".join(self.suite.task_names[m] for u, m in bad if u == bad[0][0])
-            first = self.update + int(bad[0][0])
-            self.diverged[index] = {"member": index, "seed": self.seeds[index], "task": tasks,
-                                    "update": first}
-            warn(f"seed {self.seeds[index]} diverged (loss not finite) at update {first}, "
-                 f"task {tasks}; other seeds go on")
+        return self.record.update // every > (self.record.update - count) // every
 
     def _evaluation_keys(self, index: int) -> jax.Array:
         """Keys [S]; `index` tells evaluations apart."""
-        return jnp.stack([evaluation_key(seed, index) for seed in self.seeds])
+        return jnp.stack([evaluation_key(seed, index) for seed in self.record.seeds])
 
-    def _evaluate(self, writer: NullWriter, state: TrainState,
-                  repeats: int) -> dict[str, np.ndarray]:
+    def _evaluate(self, state: TrainState, repeats: int) -> dict[str, np.ndarray]:
         """Plays the policies `repeats` times with the compiled evaluation; scores [S, M]."""
-        with self.progress.working(f"evaluating after update {self.update}", announce=False):
+        update = self.record.update
+        with self.progress.working(f"evaluating after update {update}", announce=False):
             played = [jax.device_get(self.evaluate(state, self._evaluation_keys(
-                self.update * 1000 + i))) for i in range(repeats)]
+                update * 1000 + i))) for i in range(repeats)]
         scores = {"return": np.concatenate([p.total for p in played], -1).mean(-1)}
         if self.suite.has_success:
             scores["success"] = np.concatenate([p.success for p in played], -1).mean(-1)
-        for values in scores.values():
-            values[list(self.diverged)] = np.nan
-        writer.evaluation({"update": self.update, "wall_seconds": self.wall_seconds,
-                           "env_steps": self.update * self.steps_per_update, **scores})
-        self._draw_maps(writer)
-        if np.isfinite(scores["return"]).any():
-            self.scores["eval"] = np.nanmean(scores["return"])
+        self.record.evaluation(scores)
+        self._draw_maps()
         return scores
 
-    def _draw_maps(self, writer: NullWriter) -> None:
+    def _draw_maps(self) -> None:
         """Pictures of where tasks have departed from the shared network by now."""
         if not (self.folder and self.config.run.tensorboard):
             return
         from varshare_jax.report.specialization_figures import tensorboard_maps
 
+        record = self.record
         with self.progress.working("drawing maps", announce=False):
-            for name, png in tensorboard_maps(self.metrics, self.suite.task_names):
-                writer.image(f"specialization/{name}", png, self.update * self.steps_per_update)
+            for name, png in tensorboard_maps(record.metrics, self.suite.task_names):
+                record.writer.image(f"specialization/{name}", png, record.env_steps)
 
     def _save(self, state: TrainState) -> None:
         if not self.folder:
             return
-        note = {"wall_seconds": self.wall_seconds, "diverged": list(self.diverged.values())}
-        with self.progress.working(f"saving update {self.update}", announce=False):
-            checkpoint.save(self.folder / "checkpoints", self.update, state,
-                            self.config.run.keep_checkpoints, note)
+        update = self.record.update
+        with self.progress.working(f"saving update {update}", announce=False):
+            checkpoint.save(self.folder / "checkpoints", update, state,
+                            self.config.run.keep_checkpoints, self.record.note())
 
-    def _finish(self, state: TrainState, writer: NullWriter) -> dict[str, Any]:
-        """The last evaluation and everything that a comparison needs, as summary.json."""
-        run = self.config.run
-        scores = self._evaluate(writer, state, -(-run.final_eval_episodes // run.eval_episodes))
-        seconds, env_steps = self.wall_seconds, self.total * self.steps_per_update
-        one_seed = jax.tree.map(lambda x: x[0], state.agent.variables)
-        summary = plain({
-            "suite": self.config.suite, "method": self.config.method,
-            "algorithm": self.config.algorithm,
-            "num_seeds": self.config.num_seeds, "total_steps": self.config.total_steps,
-            "env_steps": env_steps, "updates": self.total,
-            "wall_seconds": seconds, "compile_seconds": self.compile_seconds,
-            "steps_per_second": env_steps * len(self.seeds) / seconds,
-            "parameters": self.learner.problem.network.num_parameters(one_seed),
-            "hidden": self.learner.problem.network.method.config.network.hidden,
-            "eval": scores, "task_names": self.suite.task_names,
-            "suite_version": self.suite.version, "diverged": list(self.diverged.values()),
-            "score_range": self.suite.score_range and self.suite.score_range._asdict(),
-            "task_parameters": dict(self.suite.task_parameters),
-            "versions": provenance.versions(), "device": provenance.device(),
-            "git": provenance.git_state()})
-        if self.config.sweep and self.folder:
-            sweeps.split(self.learner.problem, state, self.total, summary)
-        if self.folder:
-            task_parameters.write(self.folder, self.learner.problem.network,
-                                  state.agent.variables)
-            write_json(self.folder / "summary.json", summary)
+    def _finish(self, state: TrainState) -> dict[str, Any]:
+        """The last evaluation, and what a complete run leaves behind."""
+        run, problem = self.config.run, self.learner.problem
+        scores = self._evaluate(state, -(-run.final_eval_episodes // run.eval_episodes))
+        variables = state.agent.variables
+        summary = self.record.summary(variables, scores, self.compile_seconds)
+        if not self.folder:
+            return summary
+        if self.config.sweep:
+            sweeps.split(problem, state, self.total, summary)
+        task_parameters.write(self.folder, problem.network, variables)
+        write_json(self.folder / "summary.json", summary)
         return summary
 
 
@@ -288,24 +202,6 @@ def _evaluate_seeds(learner: Learner, state: TrainState, keys: jax.Array):
     """Evaluations of all seeds, leaves [S, M, E]."""
     return evaluate_seeds(learner.problem, learner.problem.player(state), keys,
                           episodes=learner.problem.config.run.eval_episodes)
-
-
-def _mean_over_updates(values: np.ndarray) -> np.ndarray:
-    """[S, chunk, M] -> [S, M], over the finite ones (a rollout may end no episode)."""
-    finite = np.isfinite(values)
-    count = finite.sum(1)
-    total = np.where(finite, values, 0.0).sum(1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def check_same(folder: Path, config: Config) -> None:
-    """Raises UserError naming the first field in which a folder's run differs from `config`."""
-    stored = policies.read_config("--run_dir", folder)
-    for here, there in zip(leaves(config), leaves(stored), strict=True):
-        if here.name != "run_dir" and here.value != there.value:
-            raise UserError(
-                f"--run_dir={folder}: holds a run with --{here.name}={flag_value(there.value)}, "
-                f"now {flag_value(here.value)}; name another folder or repeat its settings")
 
 
 @contextlib.contextmanager
@@ -326,44 +222,3 @@ def _stop_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def evaluate_run(path: Path, *, episodes: int = 50, weights: str = "mean",
-                 samples: int = 1, seed: int = 1, engine: str = "jax") -> dict[str, Any]:
-    """Plays a run's newest checkpoint or a pruned file: scores [S][M], and of what.
-
-    Another `engine` plays it as well: its scores are those that its name precedes.
-    Raises UserError where `path` holds neither, or not the `weights` asked for.
-    """
-    if engine != "jax":
-        if weights != "mean":
-            raise UserError(f"--weights={weights}: --engine={engine} plays the mean weights only")
-        evaluate_elsewhere = engines.make(engine)
-    policy = policies.load(path, weights)
-    suite = policy.problem.suite
-    play = compiled(policy.problem, episodes=episodes, weights=weights, samples=samples)
-    with Progress(suite.name, 1, 1, policy.num_seeds).working("compiling and playing",
-                                                              announce=False):
-        played = jax.device_get(play(policy.player, policy.evaluation_keys(seed)))
-    scores = {"run": str(path), "update": policy.update, "weights": weights,
-              "samples": samples, "episodes": episodes, "task_names": suite.task_names,
-              "return": played.total.mean(-1)}
-    if suite.has_success:
-        scores["success"] = played.success.mean(-1)
-    if engine != "jax":
-        played = _play_elsewhere(evaluate_elsewhere, engine, policy, episodes, seed)
-        scores |= {f"{engine}_{name}": values.mean(-1) for name, values in played.items()}
-    return plain(scores)
-
-
-def _play_elsewhere(evaluate_elsewhere: engines.Evaluate, engine: str, policy: policies.Policy,
-                    episodes: int, seed: int) -> dict[str, np.ndarray]:
-    """Episodes of every seed in another engine, [S, M, E]."""
-    progress = Progress(engine, 1, 1, policy.num_seeds)
-    played = []
-    for s in range(policy.num_seeds):
-        with progress.working(f"playing seed {s + 1} of {policy.num_seeds}"):
-            played.append(evaluate_elsewhere(
-                policy.problem.suite, functools.partial(act, policy.problem, policy.of_seed(s)),
-                episodes, np.random.default_rng((seed, s)), progress.say))
-    return {name: np.stack([scores[name] for scores in played]) for name in played[0]}

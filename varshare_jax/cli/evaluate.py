@@ -15,7 +15,7 @@ from absl import flags
 from varshare_jax.cli import _app
 from varshare_jax.playing.engines import ENGINES
 from varshare_jax.playing.evaluation import WEIGHTS
-from varshare_jax.runner import evaluate_run
+from varshare_jax.playing.scoring import evaluate_run
 from varshare_jax.runs.monitoring import write_json
 
 

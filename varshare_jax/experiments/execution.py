@@ -21,7 +21,7 @@ from varshare_jax.experiments.forecast import Forecast, clock
 from varshare_jax.experiments.plan import Plan, PlannedRun
 from varshare_jax.learner import make_problem
 from varshare_jax.report import write_report
-from varshare_jax.runner import check_same
+from varshare_jax.runs.folder import check_same
 
 _LEFT = re.compile(r"(\d+):(\d\d) left\s*$")
 

@@ -12,13 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from varshare_jax.algorithms.base import Problem
-from varshare_jax.config import Config, from_dict, to_dict
+from varshare_jax.config import Config, from_dict
 from varshare_jax.devices import use_cpu_cores
 from varshare_jax.errors import UserError
 from varshare_jax.learner import Learner
 from varshare_jax.playing.evaluation import evaluation_key
 from varshare_jax.runs import checkpoint, provenance
+from varshare_jax.runs.folder import read_config
 from varshare_jax.runs.monitoring import warn, write_bytes
+from varshare_jax.settings import to_dict
 from varshare_jax.types import Player
 from varshare_jax.variational import residuals
 from varshare_jax.variational.sparsity import Sparse, from_sparse, to_sparse
@@ -57,14 +59,6 @@ def load(path: Path, weights: str = "mean") -> Policy:
     if weights != "mean":
         raise UserError(f"--weights={weights}: {path} is a pruned file, which holds means alone")
     return _load_pruned(path)
-
-
-def read_config(flag: str, folder: Path) -> Config:
-    """The config that a run was started with; UserError naming `flag` if it is not readable."""
-    try:
-        return from_dict(json.loads((folder / "config.json").read_text()))
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{flag}={folder}: its config.json cannot be read: {error}") from error
 
 
 def save_pruned(path: Path, policy: Policy, pruned: Any) -> None:

@@ -13,7 +13,8 @@ from absl import app, flags
 
 import varshare_jax as vs
 from varshare_jax.config import with_presets
-from varshare_jax.playing.evaluation import evaluation_key, player
+from varshare_jax.playing.evaluation import compiled, evaluation_key
+from varshare_jax.types import Player
 
 _SUITE = flags.DEFINE_string("suite", "cartpole10", "the suite to check")
 _PRESETS = flags.DEFINE_list("preset", ["large_batch"], "presets of PPO's settings")
@@ -38,8 +39,9 @@ def play_elsewhere(trained: vs.Result, suite: str, episodes: int = 20) -> np.nda
 
     keys = jnp.stack([evaluation_key(s, 0) for s in range(_SEEDS.value)])
     state = jax.device_put(jax.device_get(trained.state), jax.devices()[0])
-    task, stats = jax.tree.map(spread, (state.variables["task"], state.obs_stats))
-    played = player(problem, episodes=episodes)({"shared": {}, "task": task}, stats, keys)
+    task, stats = jax.tree.map(spread, (state.agent.variables["task"], state.stats))
+    nominal = Player({"shared": {}, "task": task}, stats)
+    played = compiled(problem, episodes=episodes)(nominal, keys)
     return np.asarray(played.total.mean(-1))
 
 

@@ -1,0 +1,54 @@
+"""What a finished or running training's policy scores, played anew."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from varshare_jax.errors import UserError
+from varshare_jax.playing import engines, policies
+from varshare_jax.playing.evaluation import act, compiled
+from varshare_jax.runs.monitoring import Progress, plain
+
+
+def evaluate_run(path: Path, *, episodes: int = 50, weights: str = "mean",
+                 samples: int = 1, seed: int = 1, engine: str = "jax") -> dict[str, Any]:
+    """Plays a run's newest checkpoint or a pruned file: scores [S][M], and of what.
+
+    Another `engine` plays it as well: its scores are those that its name precedes.
+    Raises UserError where `path` holds neither, or not the `weights` asked for.
+    """
+    if engine != "jax":
+        if weights != "mean":
+            raise UserError(f"--weights={weights}: --engine={engine} plays the mean weights only")
+        evaluate_elsewhere = engines.make(engine)
+    policy = policies.load(path, weights)
+    suite = policy.problem.suite
+    play = compiled(policy.problem, episodes=episodes, weights=weights, samples=samples)
+    with Progress(suite.name, 1, 1, policy.num_seeds).working("compiling and playing",
+                                                              announce=False):
+        played = jax.device_get(play(policy.player, policy.evaluation_keys(seed)))
+    scores = {"run": str(path), "update": policy.update, "weights": weights,
+              "samples": samples, "episodes": episodes, "task_names": suite.task_names,
+              "return": played.total.mean(-1)}
+    if suite.has_success:
+        scores["success"] = played.success.mean(-1)
+    if engine != "jax":
+        played = _play_elsewhere(evaluate_elsewhere, engine, policy, episodes, seed)
+        scores |= {f"{engine}_{name}": values.mean(-1) for name, values in played.items()}
+    return plain(scores)
+
+
+def _play_elsewhere(evaluate_elsewhere: engines.Evaluate, engine: str, policy: policies.Policy,
+                    episodes: int, seed: int) -> dict[str, np.ndarray]:
+    """Episodes of every seed in another engine, [S, M, E]."""
+    progress = Progress(engine, 1, 1, policy.num_seeds)
+    played = []
+    for s in range(policy.num_seeds):
+        with progress.working(f"playing seed {s + 1} of {policy.num_seeds}"):
+            played.append(evaluate_elsewhere(
+                policy.problem.suite, functools.partial(act, policy.problem, policy.of_seed(s)),
+                episodes, np.random.default_rng((seed, s)), progress.say))
+    return {name: np.stack([scores[name] for scores in played]) for name in played[0]}

@@ -1,0 +1,124 @@
+"""What a run has measured so far, told to its files and to the console as it comes."""
+
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from varshare_jax.algorithms.base import Problem
+from varshare_jax.runs import provenance
+from varshare_jax.runs.monitoring import NullWriter, Progress, plain, warn
+from varshare_jax.types import Variables
+
+
+class Record:
+    """The update that a run of S seeds is at, its clock, its latest metrics and scores."""
+
+    def __init__(self, problem: Problem, quiet: bool = False):
+        config = problem.config
+        self.problem, self.suite, self.writer = problem, problem.suite, NullWriter()
+        self.seeds = [member.seed for member in config.members()]
+        self.steps_per_update = self.suite.num_tasks * config.steps_per_task
+        self.progress = Progress(f"{config.suite}/{config.method}", problem.num_updates,
+                                 self.steps_per_update, len(self.seeds), quiet)
+        self.update = 0
+        self.metrics: dict[str, np.ndarray] = {}
+        self.diverged: dict[int, dict[str, Any]] = {}
+        self._shown: dict[str, Any] = {}
+        self._seconds_before, self._started = 0.0, time.monotonic()
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of one seed so far."""
+        return self.update * self.steps_per_update
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds since `start`, and those of the process that was resumed."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def start(self) -> None:
+        """Training begins: everything is compiled."""
+        self._started = time.monotonic()
+        self.progress.start(self.update)
+
+    def note(self) -> dict[str, Any]:
+        """What a checkpoint has to keep for `recall`."""
+        return {"wall_seconds": self.wall_seconds, "diverged": list(self.diverged.values())}
+
+    def recall(self, update: int, note: dict[str, Any]) -> None:
+        """Goes on from a checkpoint of that update."""
+        self.update, self._seconds_before = update, note["wall_seconds"]
+        self.diverged = {entry["member"]: entry for entry in note["diverged"]}
+
+    def training(self, metrics: dict[str, np.ndarray], count: int) -> None:
+        """One row per chunk: metrics [S, chunk, M], averaged over its `count` updates."""
+        self._note_divergence(metrics["loss"][:, :count])
+        rows = {name: _mean_over_updates(values[:, :count]) for name, values in metrics.items()}
+        if not self.suite.has_success:
+            del rows["success"]
+        self.update += count
+        self.metrics = rows
+        speed = self.env_steps * len(self.seeds) / max(self.wall_seconds, 1e-9)
+        self.writer.train({"update": self.update, "env_steps": self.env_steps,
+                           "wall_seconds": self.wall_seconds, "steps_per_second": speed,
+                           "metrics": rows})
+        returns = rows["return"][np.isfinite(rows["return"])]
+        if returns.size:
+            self._shown["return"] = returns.mean()
+        self.progress.update(self.update, "  ".join(
+            f"{name} {value:.4g}" for name, value in self._shown.items()))
+
+    def _note_divergence(self, loss: np.ndarray) -> None:
+        """Remembers the first task [S, chunk, M] whose loss was not finite, for each seed."""
+        for index in range(loss.shape[0]):
+            bad = np.argwhere(~np.isfinite(loss[index]))
+            if len(bad) == 0 or index in self.diverged:
+                continue
+            tasks = ", ".join(self.suite.task_names[m] for u, m in bad if u == bad[0][0])
+            first = self.update + int(bad[0][0])
+            self.diverged[index] = {"member": index, "seed": self.seeds[index], "task": tasks,
+                                    "update": first}
+            warn(f"seed {self.seeds[index]} diverged (loss not finite) at update {first}, "
+                 f"task {tasks}; other seeds go on")
+
+    def evaluation(self, scores: dict[str, np.ndarray]) -> None:
+        """One row per evaluation: scores [S, M]; those of diverged seeds become NaN in place."""
+        for values in scores.values():
+            values[list(self.diverged)] = np.nan
+        self.writer.evaluation({"update": self.update, "wall_seconds": self.wall_seconds,
+                                "env_steps": self.env_steps, **scores})
+        if np.isfinite(scores["return"]).any():
+            self._shown["eval"] = np.nanmean(scores["return"])
+
+    def summary(self, variables: Variables, scores: dict[str, np.ndarray],
+                compile_seconds: float) -> dict[str, Any]:
+        """Everything that a comparison needs of a complete run, for JSON.
+
+        `variables` are the final ones [S, ...], `scores` those of the last evaluation [S, M].
+        """
+        config, suite, network = self.problem.config, self.suite, self.problem.network
+        seconds, one_seed = self.wall_seconds, jax.tree.map(lambda x: x[0], variables)
+        return plain({
+            "suite": config.suite, "method": config.method, "algorithm": config.algorithm,
+            "num_seeds": config.num_seeds, "total_steps": config.total_steps,
+            "env_steps": self.env_steps, "updates": self.update,
+            "wall_seconds": seconds, "compile_seconds": compile_seconds,
+            "steps_per_second": self.env_steps * len(self.seeds) / seconds,
+            "parameters": network.num_parameters(one_seed),
+            "hidden": network.method.config.network.hidden,
+            "eval": scores, "task_names": suite.task_names, "suite_version": suite.version,
+            "diverged": list(self.diverged.values()),
+            "score_range": suite.score_range and suite.score_range._asdict(),
+            "task_parameters": dict(suite.task_parameters),
+            "versions": provenance.versions(), "device": provenance.device(),
+            "git": provenance.git_state()})
+
+
+def _mean_over_updates(values: np.ndarray) -> np.ndarray:
+    """[S, chunk, M] -> [S, M], over the finite ones (a rollout may end no episode)."""
+    finite = np.isfinite(values)
+    count = finite.sum(1)
+    total = np.where(finite, values, 0.0).sum(1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
