@@ -5,7 +5,15 @@ from typing import Any
 
 from varshare_jax.errors import unknown
 from varshare_jax.settings import Section, registered
-from varshare_jax.suites import cartpole, gymnax, lunar_lander, metaworld
+from varshare_jax.suites import (
+    cartpole,
+    cartpole_conflict,
+    cartpole_family,
+    cartpole_hard,
+    gymnax,
+    lunar_lander,
+    metaworld,
+)
 from varshare_jax.suites.base import Suite
 from varshare_jax.suites.metaworld.settings import MetaWorldConfig
 
@@ -20,6 +28,9 @@ def _metaworld(name: str, config: Any) -> Suite:
 SUITES: dict[str, Callable[[Any], Suite]] = {
     "cartpole10": lambda config: cartpole.CartPoleSuite("cartpole10", cartpole.TASKS),
     "cartpole": lambda config: cartpole.CartPoleSuite("cartpole", (cartpole.NOMINAL,)),
+    "cartpole10_hard": lambda config: cartpole_hard.make(),
+    "cartpole_conflict": lambda config: cartpole_conflict.make(),
+    "cartpole_family": lambda config: cartpole_family.make("cartpole_family"),
     "lunar_lander20": lambda config: lunar_lander.LunarLanderSuite(
         "lunar_lander20", lunar_lander.TASKS),
     "lunar_lander20_continuous": lambda config: lunar_lander.LunarLanderSuite(
@@ -33,6 +44,8 @@ SUITES: dict[str, Callable[[Any], Suite]] = {
 
 FAMILIES: Mapping[str, tuple[str, Callable[[str, Any], Suite]]] = {
     "mt1": ("<task>", _metaworld),
+    "cartpole_family": ("tasks=…,spread=…,seed=…",
+                        lambda name, config: cartpole_family.make(name)),
     "gymnax": ("<id>", lambda name, config: gymnax.single(name.partition(":")[2])),
 }
 """A prefix -> what follows its colon, and the suite of a whole name."""

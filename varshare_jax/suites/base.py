@@ -53,11 +53,12 @@ class Suite(abc.ABC):
         return len(self.task_names)
 
     def describe(self, tasks: Sequence[Any], quantities: Mapping[str, str], target: float) -> None:
-        """Sets what a table of tasks tells: `score_range`, with their `random_return`, and
-        `task_parameters`, their fields `quantities` by the labels that these have there.
+        """Sets what a table of tasks tells: `score_range`, if all their `random_return` are known,
+        and `task_parameters`, their fields `quantities` by the labels that these have there.
         """
-        self.score_range = ScoreRange(tuple(task.random_return for task in tasks),
-                                      (target,) * len(tasks))
+        random = tuple(task.random_return for task in tasks)
+        if None not in random:
+            self.score_range = ScoreRange(random, (target,) * len(tasks))
         self.task_parameters = {label: tuple(getattr(task, field) for task in tasks)
                                 for field, label in quantities.items()}
 

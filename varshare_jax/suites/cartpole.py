@@ -1,10 +1,10 @@
-"""CartPole-10: ten cart-poles that differ in pole length, masses and gravity.
+"""CartPole-10 (ten cart-poles that differ in pole length, masses and gravity) and its like.
 
 The physics is gymnax's CartPole-v1, which follows Gymnasium's (Barto, Sutton & Anderson 1983);
 gymnax keeps two derived parameters that must follow a task's masses and length.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,9 @@ VERSION = "1"
 class CartPoleTask(NamedTuple):
     """Physical parameters of one cart-pole; `pole_length` is half the pole, as in Gymnasium.
 
-    `random_return` is the mean return of uniformly random actions over 4096 episodes.
+    `random_return` is the mean return of uniformly random actions over 4096 episodes, None where
+    no table has it. Action 1 pushes to the right with `force`, action 0 to the left: a negative
+    force reverses both.
     """
 
     name: str
@@ -25,11 +27,13 @@ class CartPoleTask(NamedTuple):
     cart_mass: float  # kg
     pole_mass: float  # kg
     gravity: float  # m/s²
-    random_return: float
+    random_return: float | None = None
+    force: float = 10.0  # N
 
 
 _QUANTITIES = {"pole_length": "half pole length [m]", "cart_mass": "cart mass [kg]",
-               "pole_mass": "pole mass [kg]", "gravity": "gravity [m/s²]"}
+               "pole_mass": "pole mass [kg]", "gravity": "gravity [m/s²]",
+               "force": "force of action 1 [N]"}
 
 NOMINAL = CartPoleTask("nominal", 0.5, 1.0, 0.1, 9.8, 22.0)
 
@@ -52,12 +56,11 @@ TASKS = (
 
 def env_params(tasks: tuple[CartPoleTask, ...], default):
     """gymnax EnvParams with leaves [M], the derived fields recomputed."""
-    column = {field: jnp.array([getattr(task, field) for task in tasks])
-              for field in CartPoleTask._fields if field != "name"}
+    column = {field: jnp.array([getattr(task, field) for task in tasks]) for field in _QUANTITIES}
     batched = jax.tree.map(lambda x: jnp.full(len(tasks), x), default)
     return batched.replace(
         length=column["pole_length"], masscart=column["cart_mass"],
-        masspole=column["pole_mass"], gravity=column["gravity"],
+        masspole=column["pole_mass"], gravity=column["gravity"], force_mag=column["force"],
         total_mass=column["cart_mass"] + column["pole_mass"],
         polemass_length=column["pole_mass"] * column["pole_length"])
 
@@ -65,14 +68,18 @@ def env_params(tasks: tuple[CartPoleTask, ...], default):
 class CartPoleSuite(GymnaxSuite):
     """Cart-poles of a table of tasks; M = len(tasks)."""
 
-    def __init__(self, name: str, tasks: tuple[CartPoleTask, ...]):
-        import gymnax  # importing it starts JAX, see devices.use_cpu_cores
-
-        env, default = gymnax.make("CartPole-v1")
-        super().__init__(name, VERSION, env, env_params(tasks, default),
+    def __init__(self, name: str, tasks: tuple[CartPoleTask, ...], version: str = VERSION):
+        env, default = self._environment()
+        super().__init__(name, version, env, env_params(tasks, default),
                          tuple(task.name for task in tasks), "gymnasium CartPole-v1")
         self._tasks = tasks
         self.describe(tasks, _QUANTITIES, float(self.horizon))  # 1 for every step
+
+    def _environment(self) -> tuple[Any, Any]:
+        """The environment of all tasks and its parameters, before a task's own are set."""
+        import gymnax  # importing it starts JAX, see devices.use_cpu_cores
+
+        return gymnax.make("CartPole-v1")
 
     def render(self, state, task):
         from varshare_jax.suites.cartpole_drawing import draw
@@ -82,13 +89,14 @@ class CartPoleSuite(GymnaxSuite):
                     2 * of.pole_length, of.cart_mass, of.pole_mass)
 
     def gymnasium_env(self, task: int):
-        """Gymnasium's CartPole-v1 with the masses, the length and the gravity of a task."""
+        """Gymnasium's CartPole-v1 with the physics of a task."""
         import gymnasium
 
-        env = gymnasium.make("CartPole-v1")
+        env = gymnasium.make("CartPole-v1", max_episode_steps=self.horizon)
         physics, of_task = env.unwrapped, self._tasks[task]
         physics.length, physics.gravity = of_task.pole_length, of_task.gravity
         physics.masscart, physics.masspole = of_task.cart_mass, of_task.pole_mass
+        physics.force_mag = of_task.force
         physics.total_mass = physics.masscart + physics.masspole
         physics.polemass_length = physics.masspole * physics.length
         return env

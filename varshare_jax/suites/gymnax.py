@@ -30,7 +30,7 @@ class GymnaxSuite(Suite):
             self._low, self._high = jnp.asarray(space.low), jnp.asarray(space.high)
             self.action_space = Continuous(max(1, int(jnp.prod(jnp.array(space.shape)))))
             self._action_shape = space.shape
-        obs = jax.eval_shape(env.reset, jax.random.key(0), one)[0]
+        obs = jax.eval_shape(env.reset_env, jax.random.key(0), one)[0]
         self.observation_size = max(1, obs.size)
         self.horizon = int(jnp.max(params.max_steps_in_episode))
 
