@@ -27,7 +27,7 @@ class Case:
 
     @property
     def is_peer(self) -> bool:
-        return self.kind in ("purejaxrl", "rejax")
+        return self.kind in ("purejaxrl", "rejax", "rejax_dqn")
 
 
 # The work of one update, the same for every library: T = 128, 4 epochs of 4 minibatches, 2x64
@@ -53,6 +53,16 @@ def _peer(kind: str, envs: int, updates: int) -> Case:
     return Case(kind, {"num_envs": envs, "updates": updates}, {"num_envs": 8, "updates": 2})
 
 
+def _peer_dqn(replay: int, updates: int) -> Case:
+    """rejax's own settings for CartPole-v1, but for the dueling network and, maybe, the replay.
+
+    2x64 tanh; an update is a step of 10 envs and 5 batches of 100.
+    """
+    settings = {"num_envs": 10, "gradient_steps": 5, "batch_size": 100, "replay": replay,
+                "updates": updates}
+    return Case("rejax_dqn", settings, {"updates": 2, "replay": 128})
+
+
 CASES: dict[str, Case] = {
     "16 seeds, 10x64": _ours("cartpole10", "hard_sharing", 64, seeds=16, chunk=1,
                              smoke=False),
@@ -72,6 +82,8 @@ CASES: dict[str, Case] = {
     "purejaxrl 64": _peer("purejaxrl", 64, 30),
     "single task": _ours("cartpole", "hard_sharing", 64),
     "rejax 64": _peer("rejax", 64, 30),
+    "rejax dqn": _peer_dqn(2_048, 500),
+    "rejax dqn, replay of 50k": _peer_dqn(50_000, 100),
     "1 seed, 1x4": _ours("cartpole", "hard_sharing", 4),
     "16 seeds, 1x4": _ours("cartpole", "hard_sharing", 4, seeds=16),
     "cold start": _ten("hard_sharing", kind="start"),
@@ -150,6 +162,8 @@ ROWS: tuple[Row, ...] = (
     Row("single", "single task / purejaxrl, steps/s", _speed("single task"),
         _speed("purejaxrl 64"), at_least=1.3),
     Row("single", "single task / rejax, steps/s", _speed("single task"), _speed("rejax 64")),
+    Row("dqn", "rejax, replay of 50 k / of 2 k, steps/s", _speed("rejax dqn, replay of 50k"),
+        _speed("rejax dqn")),
     Row("seeds", "16 seeds / 1 seed, 1x4, steps/s", _speed("16 seeds, 1x4"),
         _speed("1 seed, 1x4"), at_least=1.5),
     Row("seeds", "16 seeds / 1 seed, 10x64, steps/s", _speed("16 seeds, 10x64"),

@@ -39,8 +39,9 @@ def purejaxrl(spec: dict[str, Any]) -> dict[str, Any]:
         "GAMMA": 0.99, "GAE_LAMBDA": 0.95, "CLIP_EPS": 0.2, "ENT_COEF": 0.01, "VF_COEF": 0.5,
         "MAX_GRAD_NORM": 0.5, "DEBUG": False})
     source = hashlib.sha256((folder / "ppo.py").read_bytes()).hexdigest()
-    return _measure(train, spec) | {"shims": shims, "source_sha256": source,
-                                    "versions": versions("jax", "flax", "gymnax", "distrax")}
+    return _measure(train, spec, ROLLOUT_LENGTH) | {
+        "shims": shims, "source_sha256": source,
+        "versions": versions("jax", "flax", "gymnax", "distrax")}
 
 
 def rejax(spec: dict[str, Any]) -> dict[str, Any]:
@@ -55,11 +56,33 @@ def rejax(spec: dict[str, Any]) -> dict[str, Any]:
         skip_initial_evaluation=True, max_grad_norm=0.5,
         agent_kwargs={"activation": "tanh", "hidden_layer_sizes": (64, 64)})
     algorithm = algorithm.replace(eval_callback=lambda *_: ())
-    return _measure(algorithm.train, spec) | {
+    return _measure(algorithm.train, spec, ROLLOUT_LENGTH) | {
         "shims": shims, "versions": versions("jax", "flax", "gymnax", "distrax", "rejax")}
 
 
-def _measure(train: Callable[[jax.Array], Any], spec: dict[str, Any]) -> dict[str, Any]:
+def rejax_dqn(spec: dict[str, Any]) -> dict[str, Any]:
+    """rejax's double DQN on CartPole-v1, without its evaluations.
+
+    An update is one step of every env and `gradient_steps` batches. Learning starts as soon as
+    a batch is full, so a call holds hardly any update without it.
+    """
+    shims = _add_tree_map()
+    library = importlib.import_module("rejax")
+    settings = spec["settings"]
+    steps = settings["updates"] * settings["num_envs"]
+    algorithm = library.DQN.create(
+        env="CartPole-v1", num_envs=settings["num_envs"], num_epochs=settings["gradient_steps"],
+        batch_size=settings["batch_size"], buffer_size=settings["replay"],
+        fill_buffer=settings["batch_size"], total_timesteps=steps, eval_freq=steps,
+        skip_initial_evaluation=True, learning_rate=1e-3, max_grad_norm=10.0, polyak=0.98,
+        agent="QNetwork", agent_kwargs={"activation": "tanh"})
+    algorithm = algorithm.replace(eval_callback=lambda *_: ())
+    return _measure(algorithm.train, spec, 1) | {
+        "shims": shims, "versions": versions("jax", "flax", "gymnax", "distrax", "rejax")}
+
+
+def _measure(train: Callable[[jax.Array], Any], spec: dict[str, Any],
+             rollout_length: int) -> dict[str, Any]:
     """Steps per second of train(key), compiled ahead of time."""
     if spec["cache"]:
         jax.config.update("jax_compilation_cache_dir", spec["cache"])
@@ -70,7 +93,7 @@ def _measure(train: Callable[[jax.Array], Any], spec: dict[str, Any]) -> dict[st
                                       spec["window"])
     settings, first = spec["settings"], jax.devices()[0]
     updates = settings["updates"]
-    return {"steps_per_second": updates * ROLLOUT_LENGTH * settings["num_envs"] / seconds,
+    return {"steps_per_second": updates * rollout_length * settings["num_envs"] / seconds,
             "seconds_per_update": seconds / updates, "compile_seconds": compile_seconds,
             "calls": calls, "device": {"platform": first.platform, "kind": first.device_kind,
                                        "count": jax.device_count()}}
@@ -94,4 +117,4 @@ def _stub_unused() -> list[str]:
 
 
 if __name__ == "__main__":
-    answer({"purejaxrl": purejaxrl, "rejax": rejax})
+    answer({"purejaxrl": purejaxrl, "rejax": rejax, "rejax_dqn": rejax_dqn})

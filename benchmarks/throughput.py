@@ -76,7 +76,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 def _wanted(args: argparse.Namespace) -> list[str]:
     """Names of the cases that the chosen rows need and the given peers allow."""
     needed = set().union(*(row.cases for row in ROWS if row.group in args.only))
-    allowed = {"purejaxrl": bool(args.purejaxrl), "rejax": bool(args.peer_python)}
+    allowed = {"purejaxrl": bool(args.purejaxrl), "rejax": bool(args.peer_python),
+               "rejax_dqn": bool(args.peer_python)}
     absent = [n for n in CASES if n in needed and not allowed.get(CASES[n].kind, True)]
     if absent:
         print(f"skipped for want of --peer_python and --purejaxrl: {', '.join(absent)}")

@@ -41,6 +41,15 @@ def test_top_half(advantage, selected):
     np.testing.assert_array_equal(O.top_half(both[..., None])[0, :, 0], O.top_half(both)[0])
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_top_half_is_that_of_a_sort(scale):
+    """Of either sign, with ties and zeros of both signs."""
+    advantage = np.round(np.asarray(normal(17, 20, 101)), 1) * np.float32(scale)
+    advantage[:3] = -np.abs(advantage[:3])
+    smallest = np.sort(advantage)[:, -50]
+    np.testing.assert_array_equal(O.top_half(advantage), advantage >= smallest[:, None])
+
+
 def test_tasks_are_selected_apart():
     """A task whose advantages are all lower loses nothing to another."""
     advantage = jnp.stack([normal(0, 3, 4), normal(1, 3, 4) - 100])
@@ -54,12 +63,13 @@ def test_vmpo_agrees_with_rlax(count, temperature):
     rlax = pytest.importorskip("rlax", reason="needs varshare_jax[dev]")
     log_prob, kl = -jnp.abs(normal(0, 2, count)), jnp.abs(normal(2, 2, count))
     advantage = normal(1, 2, count)
+    selected = O.top_half(advantage)
     duals = jnp.array([[temperature, 2 * temperature], [0.7, 3.0]])
     epsilons = 0.1, 0.02
 
     def ours(log_prob, kl, duals):
-        loss = (O.vmpo_policy_loss(log_prob, advantage, duals[0])
-                + O.vmpo_temperature_loss(advantage, duals[0], epsilons[0])
+        loss = (O.vmpo_policy_loss(log_prob, advantage, selected, duals[0])
+                + O.vmpo_temperature_loss(advantage, selected, duals[0], epsilons[0])
                 + O.kl_penalty(kl, duals[1], epsilons[1]).mean(1))
         return loss.sum(), loss
 
@@ -84,7 +94,7 @@ def test_vmpo_policy_loss_by_hand():
     """ψ = softmax of [2, 1] / η over the two largest of four."""
     advantage, log_prob = jnp.array([[1.0, -3.0, 2.0, 0.5]]), jnp.array([[-0.1, -9.0, -0.4, -8.0]])
     weight = np.exp(2 / 0.5) / (np.exp(2 / 0.5) + np.exp(1 / 0.5))
-    loss = O.vmpo_policy_loss(log_prob, advantage, jnp.array([0.5]))
+    loss = O.vmpo_policy_loss(log_prob, advantage, O.top_half(advantage), jnp.array([0.5]))
     np.testing.assert_allclose(loss, [weight * 0.4 + (1 - weight) * 0.1], rtol=1e-6)
 
 
@@ -92,17 +102,19 @@ def test_the_temperature_that_minimises_its_loss_holds_the_weights_to_the_bound(
     """There KL(ψ ‖ uniform over the selected) = ε, in each task its own."""
     advantage, epsilon = normal(3, 2, 6, 10) * jnp.array([1.0, 30.0])[:, None, None], 0.3
     found = []
-    loss = jax.jit(lambda log_t: O.vmpo_temperature_loss(advantage, jnp.exp(log_t), epsilon))
+    selected = O.top_half(advantage)
+    loss = jax.jit(lambda log_t: O.vmpo_temperature_loss(advantage, selected, jnp.exp(log_t),
+                                                         epsilon))
     for task in range(2):
         found.append(np.exp(scipy.optimize.minimize_scalar(
             lambda log_t, task=task: float(loss(jnp.full(2, log_t))[task]), bounds=(-6, 6)).x))
-        chosen = np.asarray(advantage[task])[np.asarray(O.top_half(advantage))[task]]
+        chosen = np.asarray(advantage[task])[np.asarray(selected[task])]
         weights = np.exp(chosen / found[-1] - np.max(chosen / found[-1]))
         weights /= weights.sum()
         np.testing.assert_allclose((weights * np.log(weights * weights.size)).sum(), epsilon,
                                    rtol=0.02)
     assert found[1] > 10 * found[0]
-    slope = jax.grad(lambda t: O.vmpo_temperature_loss(advantage, t, epsilon).sum())(
+    slope = jax.grad(lambda t: O.vmpo_temperature_loss(advantage, selected, t, epsilon).sum())(
         jnp.array(found, jnp.float32))
     np.testing.assert_allclose(slope, 0.0, atol=0.01)
 
@@ -113,9 +125,9 @@ def test_vmpo_is_finite_at_extremes(scale, parameter):
     advantage, log_prob = scale * normal(4, 1, 7), -jnp.abs(normal(5, 1, 7))
 
     def loss(log_prob, parameter):
-        temperature = O.dual(parameter)
-        return (O.vmpo_policy_loss(log_prob, advantage, temperature)
-                + O.vmpo_temperature_loss(advantage, temperature, 0.1))[0]
+        selected, temperature = O.top_half(advantage), O.dual(parameter)
+        return (O.vmpo_policy_loss(log_prob, advantage, selected, temperature)
+                + O.vmpo_temperature_loss(advantage, selected, temperature, 0.1))[0]
 
     value, grads = jax.jit(jax.value_and_grad(loss, (0, 1)))(log_prob, jnp.array([parameter]))
     assert np.isfinite(value)

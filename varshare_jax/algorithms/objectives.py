@@ -34,32 +34,29 @@ def top_half(advantage: jax.Array) -> jax.Array:
     of them: the choice does not depend on the order of samples.
     """
     flat = advantage.reshape(advantage.shape[0], -1)
-    count = max(1, flat.shape[1] // 2)
-    smallest = jnp.sort(flat)[:, -count]
+    smallest = _kth_largest(flat, max(1, flat.shape[1] // 2))
     return advantage >= _lead(smallest, advantage)
 
 
-def vmpo_policy_loss(log_prob: jax.Array, advantage: jax.Array,
+def vmpo_policy_loss(log_prob: jax.Array, advantage: jax.Array, selected: jax.Array,
                      temperature: jax.Array) -> jax.Array:
     """V-MPO's weighted maximum likelihood, [M, ...] -> [M].
 
-    −Σ ψ log π(a|s), where ψ = softmax(A / η) over the `top_half` of the advantages A.
-    `temperature` η is [M]. ψ is a constant: only `log_prob` is differentiated.
+    −Σ ψ log π(a|s), where ψ = softmax(A / η) over the `selected` of the advantages A, their
+    `top_half`. `temperature` η is [M]. ψ is a constant: only `log_prob` is differentiated.
     """
-    selected = top_half(advantage)
     scaled = jnp.where(selected, advantage / _lead(temperature, advantage), -jnp.inf)
     weights = jax.nn.softmax(scaled, axis=_samples(scaled))
     return -jnp.sum(jax.lax.stop_gradient(weights) * log_prob, axis=_samples(scaled))
 
 
-def vmpo_temperature_loss(advantage: jax.Array, temperature: jax.Array,
+def vmpo_temperature_loss(advantage: jax.Array, selected: jax.Array, temperature: jax.Array,
                           epsilon: jax.Array | float) -> jax.Array:
     """V-MPO's dual of the temperature, [M, ...] -> [M].
 
-    η ε + η log(1/|D| Σ exp(A / η)), where D is the `top_half` of the advantages A. It is convex
-    in η [M]; at its minimum KL(ψ ‖ uniform over D) is ε.
+    η ε + η log(1/|D| Σ exp(A / η)), the sum over D, the `selected`. It is convex in η [M]; at
+    its minimum KL(ψ ‖ uniform over D) is ε.
     """
-    selected = top_half(advantage)
     scaled = advantage / _lead(temperature, advantage)
     log_sum = jax.nn.logsumexp(scaled, axis=_samples(scaled), where=selected)
     log_mean = log_sum - jnp.log(selected.sum(_samples(selected)))
@@ -125,6 +122,23 @@ def action_value(q: jax.Array, action: jax.Array) -> jax.Array:
 def q_loss(q: jax.Array, action: jax.Array, target: jax.Array) -> jax.Array:
     """Huber's loss of the TD error δ, [M, ..., A] -> [M, ...]: δ²/2, from |δ| = 1 on |δ| − ½."""
     return optax.losses.huber_loss(action_value(q, action), target)
+
+
+def _kth_largest(x: jax.Array, k: int) -> jax.Array:
+    """The k-th largest of every row, [M, K] -> [M], without XLA's slow sort on CPUs.
+
+    Unsigned integers can be made of floats that have their order; the one sought is found from
+    its highest bit down, by counting what is not below.
+    """
+    bits, sign = jax.lax.bitcast_convert_type(x, jnp.uint32), jnp.uint32(1 << 31)
+    ordered = jnp.where(bits < sign, bits | sign, ~bits)
+
+    def settle(step, found):
+        candidate = found | (sign >> step.astype(jnp.uint32))
+        return jnp.where(jnp.sum(ordered >= candidate[:, None], 1) >= k, candidate, found)
+
+    found = jax.lax.fori_loop(0, 32, settle, jnp.zeros(x.shape[0], jnp.uint32))
+    return jax.lax.bitcast_convert_type(jnp.where(found < sign, ~found, found ^ sign), jnp.float32)
 
 
 def _samples(x: jax.Array) -> tuple[int, ...]:
