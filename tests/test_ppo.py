@@ -1,22 +1,19 @@
 """PPO's pieces against hand-computed values, and whole runs on environments with known values."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import network_of, policy
+from conftest import policy
+from probes import Probe, train
 
 from varshare_jax import config as C
 from varshare_jax import methods
-from varshare_jax.algorithms import ALGORITHMS, Problem, on_policy
+from varshare_jax.algorithms import on_policy
 from varshare_jax.algorithms.acting import observe
 from varshare_jax.algorithms.rollout import collect
 from varshare_jax.learner import Learner
 from varshare_jax.methods.gradients import clip_by_task_norm
-from varshare_jax.suites.base import Suite
-from varshare_jax.types import Discrete, Step
 
 
 def test_gae_by_hand_with_termination_and_truncation():
@@ -57,64 +54,12 @@ def test_clipping_keeps_tasks_apart():
     np.testing.assert_allclose(norms["grad_norm_shared"], [5.0, 5.0], rtol=1e-5)
 
 
-class ProbeState(NamedTuple):
-    time: jax.Array
-    cue: jax.Array
-
-
-class Probe(Suite):
-    """One-feature episodes whose values are known; M = 2 tasks, the second with doubled reward.
-
-    kind "cue": one step, reward ±1 shown by the observation. "delay": two steps, reward 1 at the
-    end, so V(first) = γ. "truncate": reward 1 for ever, cut every 4 steps: V = 1/(1−γ) only if
-    truncation bootstraps. "terminate": the same but ended: V falls towards the end. "action":
-    reward 1 for the action that the cue names.
-    """
-
-    name, version, task_names = "probe", "1", ("plain", "double")
-    observation_size, action_space, horizon, reference = 1, Discrete(2), 4, "none"
-
-    def __init__(self, kind: str):
-        self.kind = kind
-        self.length = {"cue": 1, "delay": 2, "truncate": 4, "terminate": 4, "action": 1}[kind]
-
-    def reset(self, keys):
-        cue = jax.vmap(jax.vmap(lambda k: jax.random.rademacher(k, (), jnp.float32)))(keys)
-        state = ProbeState(jnp.zeros(keys.shape), cue)
-        return state, self._observe(state)
-
-    def _observe(self, state):
-        shown = {"cue": state.cue, "action": state.cue, "delay": state.time,
-                 "truncate": jnp.zeros_like(state.time), "terminate": state.time}[self.kind]
-        return shown[..., None]
-
-    def step(self, keys, state, action):
-        end = state.time + 1 >= self.length
-        reward = {"cue": state.cue, "delay": end.astype(jnp.float32),
-                  "truncate": jnp.ones_like(state.cue), "terminate": jnp.ones_like(state.cue),
-                  "action": jnp.float32((action == 1) == (state.cue > 0))}[self.kind]
-        reward = reward * jnp.array([1.0, 2.0])[:, None]
-        after = ProbeState(state.time + 1, state.cue)
-        first, _ = self.reset(keys)
-        state = jax.tree.map(lambda a, b: jnp.where(end, a, b), first, after)
-        truncated = end & (self.kind == "truncate")
-        return state, Step(self._observe(state), reward, end & ~truncated, truncated,
-                           self._observe(after))
-
-
 def trained(kind: str, method: str, updates: int = 150, **overrides):
-    config = C.replace(C.Config(method=method, total_steps=2 * 8 * 16 * updates), {
+    return train(kind, C.replace(C.Config(method=method), {
         "network.hidden": (16,), "ppo.num_envs": 8, "ppo.rollout_length": 16,
         "ppo.minibatches": 2, "ppo.learning_rate": 1e-2, "ppo.discount": 0.9,
         "ppo.normalize_returns": False, "ppo.normalize_observations": False,
-        "ppo.clip_value": False, **overrides})
-    suite = Probe(kind)
-    network = network_of(config, 2, 1, suite.action_space)
-    learner = Learner(Problem(config, suite, network, ALGORITHMS[config.algorithm]))
-    state = learner.init(jax.random.key(0))
-    run = jax.jit(lambda s: jax.lax.scan(lambda s, _: learner.update(s), s, None, updates))
-    state, metrics = run(state)
-    return learner.problem, state, metrics
+        "ppo.clip_value": False, **overrides}), updates)
 
 
 def values(problem, state, *cues):

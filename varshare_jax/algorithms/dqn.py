@@ -106,6 +106,11 @@ class DQN(Algorithm):
         return num_bytes(_example(suite), suite.num_tasks, settings.num_envs,
                          settings.replay_length)
 
+    def check(self, config):
+        if config.network.critic != "scalar":
+            raise UserError(f"--network.critic={config.network.critic}: values of actions are "
+                            "scalars in --algorithm=dqn; use --network.critic=scalar")
+
     def check_suite(self, suite):
         if not isinstance(suite.action_space, Discrete):
             raise UserError(f"--algorithm=dqn: needs discrete actions, and those of {suite.name} "
