@@ -33,7 +33,7 @@ class Disturbance(NamedTuple):
 
 
 HARD = Disturbance(time_step=0.01, horizon=1000, delay=1, noise=(0.02, 0.1, 0.01, 0.1))
-RANDOM_RETURNS = (0.0,) * 10
+RANDOM_RETURNS = (51.3, 62.5, 73.5, 96.9, 17.3, 12.7, 11.2, 9.5, 16.7, 13.4)  # 4096 episodes
 
 
 class DisturbedState(NamedTuple):

@@ -3,7 +3,8 @@
     python -m varshare_jax.validation.difficulty --suite=cartpole10 --nominal=cartpole
 
 The single-task oracle (`independent`) must solve every task, and a policy trained on the nominal
-task alone must fail on several others: sharing is then neither free nor impossible.
+task alone must fail on several others: sharing is then neither free nor impossible. Random
+returns are what a suite's table states.
 """
 
 import jax
@@ -14,6 +15,7 @@ from absl import app, flags
 import varshare_jax as vs
 from varshare_jax.config import with_presets
 from varshare_jax.playing.evaluation import compiled, evaluation_key
+from varshare_jax.suites.random_play import random_returns
 from varshare_jax.types import Player
 
 _SUITE = flags.DEFINE_string("suite", "cartpole10", "the suite to check")
@@ -21,6 +23,7 @@ _PRESETS = flags.DEFINE_list("preset", ["large_batch"], "presets of PPO's settin
 _NOMINAL = flags.DEFINE_string("nominal", "cartpole", "the suite of its nominal task alone")
 _STEPS = flags.DEFINE_integer("steps_per_task", 500_000, "environment steps per task and seed")
 _SEEDS = flags.DEFINE_integer("num_seeds", 3, "seeds of each training")
+_RANDOM_EPISODES = 4096
 
 
 def train(suite: str, tasks: int) -> vs.Result:
@@ -51,10 +54,13 @@ def main(argv: list[str]) -> None:
     names = problem.suite.task_names
     oracle = np.asarray(train(_SUITE.value, len(names)).summary["eval"]["return"])
     elsewhere = play_elsewhere(train(_NOMINAL.value, 1), _SUITE.value)
-    print(f"\n{'task':<16}{'oracle':>10}{'(worst seed)':>14}{'nominal policy':>16}")
+    random = random_returns(problem.suite, jax.random.key(0), _RANDOM_EPISODES)
+    width = max(map(len, names)) + 2
+    print(f"\n{'task':<{width}}{'random':>8}{'oracle':>10}{'(worst seed)':>14}"
+          f"{'nominal policy':>16}")
     for m, name in enumerate(names):
-        print(f"{name:<16}{oracle[:, m].mean():>10.1f}{oracle[:, m].min():>14.1f}"
-              f"{elsewhere[:, m].mean():>16.1f}")
+        print(f"{name:<{width}}{random[m]:>8.1f}{oracle[:, m].mean():>10.1f}"
+              f"{oracle[:, m].min():>14.1f}{elsewhere[:, m].mean():>16.1f}")
 
 
 if __name__ == "__main__":
