@@ -67,6 +67,6 @@ def test_multipliers_are_each_tasks_own_and_follow_their_bounds():
 
 def test_continuous_actions_have_a_bound_for_mean_and_for_covariance(tiny):
     learner = Learner.make(tiny(algorithm="vmpo", suite="gymnax:Pendulum-v1"))
-    state, metrics = jax.jit(learner.update)(learner.init(jax.random.key(0)))
+    _, metrics = jax.jit(learner.update)(learner.init(jax.random.key(0)))
     assert {"kl_mean", "kl_covariance", "dual_mean", "dual_covariance"} <= metrics.keys()
     assert bool(jnp.isfinite(metrics["loss"]).all())

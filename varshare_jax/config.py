@@ -108,7 +108,7 @@ def _sections() -> dict[str, type[Section]]:
     of_algorithms = (algorithm.settings for algorithm in ALGORITHMS.values())
     of_methods = itertools.chain(*(entry.method.settings for entry in METHODS.values()))
     return {kind.section: kind for kind in (*of_algorithms, NetworkConfig, *of_methods,
-                                            GradientsConfig, *suites.SETTINGS, RunConfig)}
+                                            GradientsConfig, *suites.sections(), RunConfig)}
 
 
 Config = dataclasses.make_dataclass(

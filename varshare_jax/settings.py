@@ -5,10 +5,11 @@ Whoever needs a setting defines it beside the code that reads it; `config` assem
 """
 
 import dataclasses
+import functools
 import importlib.metadata
 import math
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from varshare_jax.errors import UserError, unknown
@@ -154,19 +155,39 @@ def flag_value(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def registered(group: str) -> dict[str, Any]:
-    """What installed packages register under an entry-point group of this name.
+class Registry(Mapping[str, Any]):
+    """What is known by name: the library's own, and what installed packages register.
 
-    Groups: `varshare_jax.methods`, `.algorithms`, `.suites`, `.plans`. Raises UserError naming the
-    package whose object cannot be loaded.
+    Entry-point groups: `varshare_jax.methods`, `.algorithms`, `.suites`, `.plans`. They are loaded
+    when the registry is first read, so that the modules of such a package may import the library,
+    in any order, and be imported before it. `adopt` makes an entry of a name and what it names.
     """
-    found = {}
-    for point in importlib.metadata.entry_points(group=f"varshare_jax.{group}"):
-        try:
-            found[point.name] = point.load()
-        except Exception as error:  # somebody else's code may fail in any way
-            origin = point.dist.name if point.dist else point.value
-            raise UserError(f"package {origin}: registers {point.name} among the {group} of "
-                            f"varshare_jax, but {point.value} cannot be loaded: "
-                            f"{type(error).__name__}: {error}") from error
-    return found
+
+    def __init__(self, group: str, own: Mapping[str, Any],
+                 adopt: Callable[[str, Any], Any] = lambda name, thing: thing):
+        self._group, self._own, self._adopt = group, own, adopt
+
+    def __getitem__(self, name: str) -> Any:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @functools.cached_property
+    def _entries(self) -> dict[str, Any]:
+        """Raises UserError naming the package whose entry point has a taken name or fails."""
+        entries = dict(self._own)
+        for point in importlib.metadata.entry_points(group=f"varshare_jax.{self._group}"):
+            where = (f"package {point.dist.name if point.dist else point.value}: registers "
+                     f"{point.name} among the {self._group} of varshare_jax, but ")
+            if point.name in entries:
+                raise UserError(f"{where}that name is taken")
+            try:
+                entries[point.name] = self._adopt(point.name, point.load())
+            except Exception as error:  # somebody else's code may fail in any way
+                raise UserError(f"{where}{point.value} cannot be loaded: "
+                                f"{type(error).__name__}: {error}") from error
+        return entries

@@ -5,9 +5,16 @@ from varshare_jax.algorithms.base import Algorithm, AlgorithmConfig, Problem
 from varshare_jax.algorithms.dqn import DQN
 from varshare_jax.algorithms.ppo import PPO
 from varshare_jax.algorithms.vmpo import VMPO
-from varshare_jax.settings import registered
+from varshare_jax.settings import Registry
 
-ALGORITHMS: dict[str, Algorithm] = {kind.settings.section: kind() for kind in (
-    PPO, VMPO, DQN, *registered("algorithms").values())}
+
+def _adopt(name: str, kind: type[Algorithm]) -> Algorithm:
+    if kind.settings.section != name:
+        raise ValueError(f"its section of settings is {kind.settings.section}")
+    return kind()
+
+
+ALGORITHMS: Registry = Registry("algorithms", {
+    kind.settings.section: kind() for kind in (PPO, VMPO, DQN)}, _adopt)
 
 __all__ = ["ALGORITHMS", "Algorithm", "AlgorithmConfig", "Problem"]

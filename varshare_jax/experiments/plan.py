@@ -13,7 +13,7 @@ from typing import Any
 
 from varshare_jax.config import Config, with_presets
 from varshare_jax.errors import UserError, unknown
-from varshare_jax.settings import flatten, leaves, replace
+from varshare_jax.settings import Registry, flatten, leaves, replace
 
 PLANS = Path(__file__).parent / "plans"
 PLAN_KEYS: dict[str, type] = {
@@ -59,9 +59,24 @@ class Plan:
     evaluations: Mapping[str, Mapping[str, Any]]
 
 
+_FOLDERS = Registry("plans", {"varshare_jax": PLANS},
+                    lambda name, package: Path(package.__path__[0]))
+
+
+def _files() -> dict[str, Path]:
+    """All plans by name; raises UserError where two packages have one of the same name."""
+    files: dict[str, Path] = {}
+    for path in (path for folder in _FOLDERS.values() for path in folder.glob("*.toml")):
+        if path.stem in files:
+            raise UserError(f"experiment {path.stem}: {path} and {files[path.stem]} have the "
+                            "same name")
+        files[path.stem] = path
+    return files
+
+
 def names() -> list[str]:
-    """The plans that come with the package."""
-    return sorted(path.stem for path in PLANS.glob("*.toml"))
+    """The plans that come with the package, and those that other packages register."""
+    return sorted(_files())
 
 
 def title(name: str) -> str:
@@ -170,9 +185,10 @@ def _path(name: str) -> Path:
         if not Path(name).is_file():
             raise UserError(f"experiment {name}: there is no such file")
         return Path(name)
-    if name not in names():
-        raise unknown("experiment", name, names())
-    return PLANS / f"{name}.toml"
+    files = _files()
+    if name not in files:
+        raise unknown("experiment", name, files)
+    return files[name]
 
 
 def _read(path: Path) -> dict[str, Any]:

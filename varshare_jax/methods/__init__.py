@@ -16,7 +16,7 @@ from varshare_jax.methods.varshare import VarShare
 from varshare_jax.methods.varshare_horseshoe import VarShareHorseshoe
 from varshare_jax.methods.varshare_lora import VarShareLoRA
 from varshare_jax.methods.varshare_trust_region import VarShareTrustRegion
-from varshare_jax.settings import registered
+from varshare_jax.settings import Registry
 
 
 class Entry(NamedTuple):
@@ -26,7 +26,7 @@ class Entry(NamedTuple):
     combiner: str = "mean"
 
 
-METHODS: dict[str, Entry] = {
+METHODS: Registry = Registry("methods", {
     "varshare": Entry(VarShare),
     "independent": Entry(Independent),
     "hard_sharing": Entry(HardSharing),
@@ -40,7 +40,7 @@ METHODS: dict[str, Entry] = {
     "varshare_lora": Entry(VarShareLoRA),
     "varshare_horseshoe": Entry(VarShareHorseshoe),
     "varshare_trust_region": Entry(VarShareTrustRegion),
-} | {name: Entry(method) for name, method in registered("methods").items()}
+}, adopt=lambda name, method: Entry(method))
 
 __all__ = ["METHODS", "Entry", "Method", "MultiTaskNetwork", "make"]
 

@@ -1,10 +1,11 @@
 """The registry of suites: by name, or by a family's name before a colon."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from varshare_jax.errors import unknown
-from varshare_jax.settings import Section, registered
+from varshare_jax.settings import Registry, Section
 from varshare_jax.suites import (
     cartpole,
     cartpole_conflict,
@@ -17,15 +18,12 @@ from varshare_jax.suites import (
 from varshare_jax.suites.base import Suite
 from varshare_jax.suites.metaworld.settings import MetaWorldConfig
 
-SETTINGS: tuple[type[Section], ...] = (MetaWorldConfig,)
-"""Sections of settings that suites read."""
-
 
 def _metaworld(name: str, config: Any) -> Suite:
     return metaworld.make(name, config.metaworld if config else MetaWorldConfig())
 
 
-SUITES: dict[str, Callable[[Any], Suite]] = {
+SUITES: Registry = Registry("suites", {
     "cartpole10": lambda config: cartpole.CartPoleSuite("cartpole10", cartpole.TASKS),
     "cartpole": lambda config: cartpole.CartPoleSuite("cartpole", (cartpole.NOMINAL,)),
     "cartpole10_hard": lambda config: cartpole_hard.make(),
@@ -39,7 +37,7 @@ SUITES: dict[str, Callable[[Any], Suite]] = {
         "lunar_lander", (lunar_lander.NOMINAL,)),
     "mt10": lambda config: _metaworld("mt10", config),
     "mt3": lambda config: _metaworld("mt3", config),
-} | registered("suites")
+})
 """A name -> its suite, from the whole tree of settings or None for the defaults."""
 
 FAMILIES: Mapping[str, tuple[str, Callable[[str, Any], Suite]]] = {
@@ -50,7 +48,7 @@ FAMILIES: Mapping[str, tuple[str, Callable[[str, Any], Suite]]] = {
 }
 """A prefix -> what follows its colon, and the suite of a whole name."""
 
-__all__ = ["FAMILIES", "SETTINGS", "SUITES", "Suite", "make"]
+__all__ = ["FAMILIES", "SUITES", "Suite", "make", "names", "sections"]
 
 
 def make(name: str, config: Any = None) -> Suite:
@@ -66,3 +64,9 @@ def make(name: str, config: Any = None) -> Suite:
 def names() -> list[str]:
     """What `--suite` may be."""
     return [*SUITES, *(f"{family}:{member}" for family, (member, _) in FAMILIES.items())]
+
+
+def sections() -> tuple[type[Section], ...]:
+    """Sections of settings that suites read; what a package registers has its own as `settings`."""
+    others = (getattr(suite, "settings", ()) for suite in SUITES.values())
+    return MetaWorldConfig, *itertools.chain(*others)
