@@ -27,7 +27,10 @@ from varshare_jax.types import Continuous, Discrete
 CACHE = str(Path(__file__).resolve().parent.parent / ".cache" / "tests")
 TIMEOUT = 300  # s; nothing takes a tenth of it, unless the machine is busy or the program hangs
 TINY = {
-    "ppo.num_envs": 2, "ppo.rollout_length": 8, "ppo.minibatches": 2, "ppo.epochs": 1,
+    **{f"{algorithm}.{name}": value for algorithm in ("ppo", "vmpo") for name, value in
+       {"num_envs": 2, "rollout_length": 8, "minibatches": 2, "epochs": 1}.items()},
+    "dqn.num_envs": 2, "dqn.rollout_length": 8, "dqn.gradient_steps": 2, "dqn.batch_size": 4,
+    "dqn.replay_size": 64, "dqn.learning_starts": 32,
     "network.hidden": (8,), "run.log_every": 1, "run.eval_episodes": 1,
     "run.final_eval_episodes": 1, "run.compile_cache": CACHE, "run.devices": 2,
 }
@@ -171,6 +174,7 @@ class Run(NamedTuple):
 
 UPDATES = 6
 SUITES = {"cartpole10": (4, 10), "cartpole": (2, 1), "gymnax:Pendulum-v1": (1, 1)}  # S, M
+ALGORITHM = {"hard_sharing": "vmpo", "paco": "dqn"}  # ppo for the others
 # Every suite at least once; the first pair is what most tests run.
 # Methods whose states differ in kind: none of their own, residuals, posteriors, what changes after
 # an update, what steers the penalty, controllers of β and σ_prior.
@@ -207,6 +211,7 @@ def settings_of(tiny):
         seeds, tasks = SUITES[suite]
         every = 2 if stop_of(method) == "SIGKILL" else 50
         return tiny(suite=suite, method=method, num_seeds=seeds, run_dir=str(folder),
+                    algorithm=ALGORITHM.get(method, "ppo"),
                     total_steps=UPDATES * tasks * 16 - 5,
                     **{"run.checkpoint_every": every, "run.eval_every": 2, "controller.every": 3,
                        "varshare.controller": CONTROLS.get(method, "fixed")})

@@ -15,7 +15,7 @@ from varshare_jax.learner import Learner, make_problem
 SETTINGS = {"network.hidden": (16,), "dqn.num_envs": 4, "dqn.rollout_length": 8,
             "dqn.replay_size": 2000, "dqn.learning_starts": 64, "dqn.gradient_steps": 16,
             "dqn.batch_size": 32, "dqn.learning_rate": 1e-2, "dqn.discount": 0.9,
-            "dqn.target_rate": 0.05, "dqn.anneal_learning_rate": True}
+            "dqn.target_rate": 0.05, "dqn.n_step": 1}
 
 
 def settings(method: str = "independent", **overrides) -> C.Config:
@@ -95,7 +95,7 @@ def test_normalised_observations_and_returns_train(tiny):
         "dqn.normalize_observations": True, "dqn.normalize_returns": True,
         "dqn.learning_starts": 0, "varshare.controller": "sigma_adaptive",
         "controller.every": 1}))
-    state, metrics = jax.jit(learner.update)(learner.init(jax.random.key(0)))
+    _, metrics = jax.jit(learner.update)(learner.init(jax.random.key(0)))
     assert bool(jnp.isfinite(metrics["loss"]).all())
     assert bool(jnp.isfinite(metrics["gap"]).all())
     assert bool((metrics["gap"] != 0).all())

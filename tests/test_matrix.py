@@ -1,10 +1,11 @@
-"""Every method trains with every torso, critic, trunk and kind of action space."""
+"""Every method trains by every algorithm, every torso, critic, trunk and kind of action space."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from varshare_jax import config as C
+from varshare_jax.algorithms import ALGORITHMS
 from varshare_jax.learner import Learner
 from varshare_jax.methods import METHODS
 
@@ -17,6 +18,11 @@ CHOICES = {
     "varshare.estimator": ("shared", "local"),
 }
 DRAWS_ONCE = ("varshare_lora", "varshare_horseshoe")  # have no per-example estimator
+TINIEST = {
+    **{f"{algorithm}.{name}": value for algorithm in ("ppo", "vmpo") for name, value in
+       {"num_envs": 2, "rollout_length": 4, "minibatches": 2, "epochs": 1}.items()},
+    "dqn.num_envs": 2, "dqn.rollout_length": 4, "dqn.learning_starts": 8, "dqn.batch_size": 4,
+    "dqn.gradient_steps": 2}
 ROWS = ((0, 0, 0, 0, 0, 0), (0, 0, 0, 0, 1, 1), (0, 0, 1, 1, 0, 0), (0, 1, 0, 1, 0, 1))
 
 
@@ -24,31 +30,43 @@ def settings(row: tuple[int, ...]) -> dict:
     return {name: choices[i] for (name, choices), i in zip(CHOICES.items(), row, strict=True)}
 
 
-def rows_of(method: str) -> list[tuple[int, ...]]:
-    """One row and its complement: between them, every setting of every choice."""
-    row = ROWS[sorted(METHODS).index(method) % len(ROWS)]
-    return [row, tuple(1 - i for i in row)]
+def runs_of(method: str) -> list[tuple[str, tuple[int, ...]]]:
+    """Every algorithm: PPO and V-MPO with a row and its complement, between them every setting.
+
+    DQN knows discrete actions and scalar critics alone.
+    """
+    number = sorted(METHODS).index(method)
+    row = ROWS[number % len(ROWS)]
+    pair = [row, tuple(1 - i for i in row)]
+    first, second = pair if number // len(ROWS) % 2 else reversed(pair)
+    names = list(CHOICES)
+    of_dqn = tuple(0 if names[i] in ("suite", "network.critic") else x for i, x in enumerate(row))
+    return [("ppo", first), ("vmpo", second), ("dqn", of_dqn)]
 
 
 def test_all_pairs_of_settings_occur():
-    rows = [row for method in METHODS for row in rows_of(method)]
+    runs = [run for method in METHODS for run in runs_of(method)]
     for a in range(len(CHOICES)):
+        assert len({(algorithm, row[a]) for algorithm, row in runs if algorithm != "dqn"}) == 4
         for b in range(a):
-            assert len({(row[a], row[b]) for row in rows}) == 4
+            assert len({(row[a], row[b]) for _, row in runs}) == 4
+    assert {algorithm for algorithm, _ in runs} == set(ALGORITHMS)
 
 
-@pytest.mark.parametrize(("method", "row"), [(m, r) for m in sorted(METHODS) for r in rows_of(m)])
-def test_trains(method, row):
-    """Two gradient steps: losses stay finite and every parameter with a gradient moves."""
-    config = C.replace(C.Config(method=method, total_steps=10_000), {
-        "network.hidden": (4, 4), "network.atoms": 5, "ppo.num_envs": 2, "ppo.rollout_length": 4,
-        "ppo.minibatches": 2, "ppo.epochs": 1, "lora.rank": 1, **settings(row),
+@pytest.mark.parametrize(("method", "algorithm", "row"),
+                         [(m, *run) for m in sorted(METHODS) for run in runs_of(m)])
+def test_trains(method, algorithm, row):
+    """Three updates: losses stay finite and every parameter moves."""
+    config = C.replace(C.Config(method=method, algorithm=algorithm, total_steps=10_000), {
+        "network.hidden": (4, 4), "network.atoms": 5, "lora.rank": 1, **TINIEST, **settings(row),
         **({"varshare.estimator": "shared"} if method in DRAWS_ONCE else {})})
     learner = Learner.make(config)
-    state = learner.init(jax.random.key(0))
+    state = start = learner.init(jax.random.key(0))
     options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    after, metrics = jax.jit(learner.update, compiler_options=options)(state)
-    assert bool(jnp.isfinite(metrics["loss"]).all())
-    moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), state.agent.variables,
-                         after.agent.variables)
+    update = jax.jit(learner.update, compiler_options=options)
+    for _ in range(3):
+        state, metrics = update(state)
+        assert bool(jnp.isfinite(metrics["loss"]).all())
+    moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), start.agent.variables,
+                         state.agent.variables)
     assert all(jax.tree.leaves(moved))

@@ -33,7 +33,7 @@ class DQNConfig(AlgorithmConfig):
 
     num_envs: int = changed(AlgorithmConfig, "num_envs", 8)
     rollout_length: int = changed(AlgorithmConfig, "rollout_length", 32)
-    anneal_learning_rate: bool = changed(AlgorithmConfig, "anneal_learning_rate", False)
+    learning_rate: float = changed(AlgorithmConfig, "learning_rate", 5e-4)
     max_grad_norm: float = changed(AlgorithmConfig, "max_grad_norm", 10.0)
     normalize_observations: bool = changed(AlgorithmConfig, "normalize_observations", False)
     normalize_returns: bool = changed(AlgorithmConfig, "normalize_returns", False)
@@ -42,7 +42,7 @@ class DQNConfig(AlgorithmConfig):
                                  least=0)
     gradient_steps: int = field(128, "gradient steps per update", above=0)
     batch_size: int = field(64, "transitions of each task in a gradient step", above=0)
-    n_step: int = field(1, "rewards before the target bootstraps", above=0)
+    n_step: int = field(3, "rewards before the target bootstraps", above=0)
     double: bool = field(True, "the online network chooses the action that the target's values")
     epsilon_start: float = field(1.0, "share of random actions at the start", traced=True, least=0,
                                  most=1)
