@@ -30,11 +30,11 @@ class VMPOConfig(OnPolicyConfig):
 
     section = "vmpo"
 
-    epsilon: float = field(0.1, "bound ε on the KL of the better half's weights from uniform ones",
+    epsilon: float = field(0.5, "bound ε on the KL of the better half's weights from uniform ones",
                            traced=True, above=0)
     epsilon_policy: float = field(0.01, "bound on KL(target ‖ policy) of discrete actions",
                                   traced=True, above=0)
-    epsilon_mean: float = field(0.01, "bound on the part of that KL due to Gaussians' means",
+    epsilon_mean: float = field(0.1, "bound on the part of that KL due to Gaussians' means",
                                 traced=True, above=0)
     epsilon_covariance: float = field(1e-4, "bound on the part due to their covariances",
                                       traced=True, above=0)
