@@ -51,6 +51,13 @@ class Sample(NamedTuple):
     target_policy: Any
 
 
+class Better(NamedTuple):
+    """A minibatch's advantages [M, G, L], and which of them are of the better half."""
+
+    advantage: jax.Array
+    selected: jax.Array
+
+
 class VMPO(OnPolicy):
     """A rollout of the target policy, then epochs of minibatches towards its better half."""
 
@@ -93,10 +100,12 @@ def _learn(problem: Problem, state: TrainState, sample: Sample, key: jax.Array):
 
     def step(carry, minibatch, key):
         agent, duals, moments = carry
-        loss = functools.partial(vmpo_loss, problem, state.scalars, duals)
+        advantage = on_policy.advantage_of(problem, minibatch.batch)
+        better = Better(advantage, objectives.top_half(advantage))
+        loss = functools.partial(vmpo_loss, problem, state.scalars, duals, better)
         agent, metrics = descent.step(problem, agent, loss, minibatch, key, state.scalars, rate)
-        grads = jax.grad(lambda duals: dual_loss(problem, state.scalars, duals, metrics,
-                                                 minibatch).sum())(duals)
+        grads = jax.grad(lambda duals: dual_loss(problem, state.scalars, duals, better,
+                                                 metrics).sum())(duals)
         updates, moments = jax.vmap(_adam().update)(grads, moments)
         dual_rate = problem.scalar(state.scalars, "dual_rate")
         duals = jax.tree.map(lambda p, u: p - dual_rate * u, duals, updates)
@@ -109,13 +118,12 @@ def _learn(problem: Problem, state: TrainState, sample: Sample, key: jax.Array):
     return agent, own, {name: m.mean((0, 1)) for name, m in metrics.items()}
 
 
-def vmpo_loss(problem: Problem, scalars: Scalars, duals: dict[str, jax.Array],
+def vmpo_loss(problem: Problem, scalars: Scalars, duals: dict[str, jax.Array], better: Better,
               forward: descent.Forward, sample: Sample) -> tuple[jax.Array, Metrics]:
     """The policy's and the critic's loss per task [M]; `duals` are parameters, not moved here."""
     batch, multiplier = sample.batch, jax.tree.map(objectives.dual, duals)
     outputs = forward(batch.obs, "actor", "critic")
-    policy_loss = objectives.vmpo_policy_loss(outputs["actor"].log_prob(batch.action),
-                                              on_policy.advantage_of(problem, batch),
+    policy_loss = objectives.vmpo_policy_loss(outputs["actor"].log_prob(batch.action), *better,
                                               multiplier["temperature"])
     kls = {name: per_task(kl) for name, kl in
            objectives.kl_parts(sample.target_policy, outputs["actor"]).items()}
@@ -129,13 +137,13 @@ def vmpo_loss(problem: Problem, scalars: Scalars, duals: dict[str, jax.Array],
                   **{f"kl_{name}": kl for name, kl in kls.items()}}
 
 
-def dual_loss(problem: Problem, scalars: Scalars, duals: dict[str, jax.Array], metrics: Metrics,
-              sample: Sample) -> jax.Array:
+def dual_loss(problem: Problem, scalars: Scalars, duals: dict[str, jax.Array], better: Better,
+              metrics: Metrics) -> jax.Array:
     """What the multipliers descend, [M]: the temperature's dual, and α (ε − KL) of each KL."""
     scalar = functools.partial(problem.scalar, scalars)
     multiplier = jax.tree.map(objectives.dual, duals)
-    loss = objectives.vmpo_temperature_loss(on_policy.advantage_of(problem, sample.batch),
-                                            multiplier.pop("temperature"), scalar("epsilon"))
+    loss = objectives.vmpo_temperature_loss(*better, multiplier.pop("temperature"),
+                                            scalar("epsilon"))
     return loss + sum(objectives.kl_penalty(metrics[f"kl_{name}"], alpha, scalar(f"epsilon_{name}"))
                       for name, alpha in multiplier.items())
 
