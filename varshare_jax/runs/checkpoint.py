@@ -20,6 +20,7 @@ import numpy as np
 from varshare_jax.errors import UserError
 
 _MANIFEST = "manifest.json"
+_BLOCK = 2**22  # bytes read at a time
 
 
 class CorruptCheckpointError(Exception):
@@ -33,8 +34,6 @@ def save(folder: Path, update: int, state: Any, keep: int,
     Newer ones go too: they are what a resumed run could not read. `note` is a JSON object that
     `read_note` gives back. Raises OSError where the disk refuses.
     """
-    import orbax.checkpoint as ocp  # 0.7 s that short commands need not pay
-
     arrays = _flatten(state)
     leaves = {name: _describe(a) | {"crc32": _checksum(a)} for name, a in arrays.items()}
     target, partial = folder / str(update), _partial(folder / str(update))
@@ -42,7 +41,7 @@ def save(folder: Path, update: int, state: Any, keep: int,
         _remove(left)
     partial.mkdir(parents=True)
     try:
-        ocp.PyTreeCheckpointer().save((partial / "arrays").absolute(), arrays)
+        _writer().save((partial / "arrays").absolute(), arrays)
         content = {"update": update, "note": note or {}, "leaves": leaves,
                    "files": _file_checksums(partial)}
         (partial / _MANIFEST).write_text(
@@ -57,6 +56,20 @@ def save(folder: Path, update: int, state: Any, keep: int,
     for stale in set(checkpoints(folder)) - set(older[:keep]):
         _remove(stale)
     return target
+
+
+def _writer() -> Any:
+    """An orbax checkpointer that takes arrays as they are.
+
+    By default it copies all of them first, in case somebody changed one meanwhile.
+    """
+    import orbax.checkpoint as ocp  # 0.7 s that short commands need not pay
+
+    handlers = ocp.type_handlers
+    registry = handlers.create_type_handler_registry(
+        (np.ndarray, handlers.NumpyHandler(deepcopy_host_arrays=False)),
+        (jax.Array, handlers.ArrayHandler()))
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=registry))
 
 
 def _partial(path: Path) -> Path:
@@ -177,12 +190,21 @@ def _describe(array: Any) -> dict[str, Any]:
 
 
 def _checksum(array: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).tobytes())
+    """Of its bytes in place: a replay is too large to be copied."""
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 
 
 def _file_checksums(folder: Path) -> dict[str, int]:
-    return {str(path.relative_to(folder)): zlib.crc32(path.read_bytes())
+    return {str(path.relative_to(folder)): _file_checksum(path)
             for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _file_checksum(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
 
 
 def _text_checksum(content: dict[str, Any]) -> int:
