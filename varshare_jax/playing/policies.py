@@ -113,8 +113,9 @@ def _load_pruned(path: Path) -> Policy:
 
 
 def _learner(config: Config) -> Learner:
-    use_cpu_cores(config.run.devices)
-    provenance.use_compile_cache(config.run.compile_cache)
+    use_cpu_cores()
+    # Never the cache that the run names: what is in a cache is executed, and may be anybody's.
+    provenance.use_compile_cache("auto")
     return Learner.make(config)
 
 

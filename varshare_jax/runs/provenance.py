@@ -48,8 +48,11 @@ def git_state() -> dict[str, Any] | None:
 
 
 def use_compile_cache(folder: str) -> None:
-    """Keeps compiled programs between processes; 'auto' is the user's cache, '' turns it off."""
-    if not folder:
+    """Keeps compiled programs between processes; '' changes nothing.
+
+    'auto' is the user's cache, unless this process has one already.
+    """
+    if not folder or folder == "auto" and jax.config.jax_compilation_cache_dir:
         return
     if folder == "auto":
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
