@@ -12,8 +12,8 @@ from varshare_jax import suites
 from varshare_jax.errors import UserError
 from varshare_jax.suites import cartpole, cartpole_conflict, cartpole_family, cartpole_hard
 from varshare_jax.suites.cartpole import NOMINAL, CartPoleSuite, CartPoleTask
+from varshare_jax.suites.cartpole_disturbed import Disturbance, DisturbedCartPoleSuite
 from varshare_jax.suites.cartpole_family import BOUNDS, FamilyOptions, family_tasks
-from varshare_jax.suites.cartpole_hard import Disturbance, DisturbedCartPoleSuite
 from varshare_jax.suites.random_play import random_returns
 
 
@@ -173,15 +173,14 @@ def test_linear_controllers_balance_every_corner_of_the_family():
     assert balanced(CartPoleSuite("corners", tuple(corners)), corners).min() == 500
 
 
-def test_linear_controllers_almost_balance_the_hard_ten():
+def test_linear_controllers_of_noisy_observations_do_well_on_the_hard_ten():
     steps = balanced(suites.make("cartpole10_hard"), cartpole.TASKS)
-    assert steps.mean() > 950
-    assert steps.min() > 800
+    assert steps.mean() > 850
+    assert steps.min() > 450
 
 
 def disturbed(tasks=cartpole.TASKS, **changes):
-    still = Disturbance(0.02, 500, 0, (0.0,) * 4)
-    return DisturbedCartPoleSuite("disturbed", tasks, "1", still._replace(**changes))
+    return DisturbedCartPoleSuite("disturbed", tasks, "1", Disturbance(**changes))
 
 
 def test_without_any_disturbance_the_ten_are_those_of_cartpole10():
@@ -248,6 +247,19 @@ def test_gymnasiums_counterpart_delays_and_disturbs_alike():
     np.testing.assert_allclose(firsts.std(0), np.hypot(cartpole_hard.HARD.noise, 0.1 / 12**0.5),
                                rtol=0.15)
     assert noisy.spec.max_episode_steps == cartpole_hard.HARD.horizon
+
+
+def test_conflict_starts_anywhere_on_the_track_in_gymnasium_too():
+    suite = suites.make("cartpole_conflict")
+    _, obs = suite.reset(jax.random.split(jax.random.key(0), (20, 100)))
+    env = suite.gymnasium_env(0)
+    reference = np.array([env.reset(seed=s)[0] for s in range(300)])
+    for starts in (np.asarray(obs).reshape(-1, 4), reference):
+        limits = np.array([1.2, 0.05, 0.05, 0.05])
+        assert (np.abs(starts) <= limits).all()
+        assert (np.abs(starts).max(0) > 0.95 * limits).all()
+        np.testing.assert_allclose(np.abs(starts).mean(0), limits / 2, rtol=0.15)
+    assert env.unwrapped.state[0] == pytest.approx(reference[-1, 0])
 
 
 @pytest.mark.parametrize(("name", "target"), [

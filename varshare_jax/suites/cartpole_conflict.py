@@ -6,9 +6,11 @@ policy that all tasks share exactly balances both. Every such task comes twice, 
 differ in their names alone.
 """
 
-from varshare_jax.suites.cartpole import TASKS, CartPoleSuite, CartPoleTask
+from varshare_jax.suites.cartpole import TASKS, CartPoleTask
+from varshare_jax.suites.cartpole_disturbed import Disturbance, DisturbedCartPoleSuite
 
 VERSION = "1"
+ANYWHERE = Disturbance(start=1.2)
 TWINS = ("a", "b")
 
 
@@ -23,6 +25,6 @@ def conflict_tasks() -> tuple[CartPoleTask, ...]:
         for twin in TWINS)
 
 
-def make() -> CartPoleSuite:
+def make() -> DisturbedCartPoleSuite:
     """The suite `cartpole_conflict`, M = 20."""
-    return CartPoleSuite("cartpole_conflict", conflict_tasks(), VERSION)
+    return DisturbedCartPoleSuite("cartpole_conflict", conflict_tasks(), VERSION, ANYWHERE)

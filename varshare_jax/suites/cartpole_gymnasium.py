@@ -5,11 +5,11 @@ from collections import deque
 import gymnasium
 import numpy as np
 
-from varshare_jax.suites.cartpole_hard import Disturbance
+from varshare_jax.suites.cartpole_disturbed import Disturbance
 
 
 class Disturbed(gymnasium.Wrapper):
-    """Actions arrive late and observations are noisy, the same rules as `DisturbedCartPole`."""
+    """Late actions, noise and a wide start by the same rules as `DisturbedCartPole`."""
 
     def __init__(self, env: gymnasium.Env, disturbance: Disturbance):
         super().__init__(env)
@@ -19,6 +19,8 @@ class Disturbed(gymnasium.Wrapper):
     def reset(self, *, seed=None, options=None):
         obs, info = self.env.reset(seed=seed, options=options)
         self._pending = deque([None] * self._disturbance.delay)
+        obs[0] *= self._disturbance.widening
+        self.unwrapped.state = obs.astype(np.float64)
         return self._seen(obs), info
 
     def step(self, action):
