@@ -151,3 +151,16 @@ def test_what_cannot_be_played_is_named(pruned, tmp_path):
     for damaged in (cut, folder / "config.json"):
         with pytest.raises(UserError, match="not a file of varshare-prune, or damaged"):
             policies.load(damaged)
+
+
+def test_loading_a_run_leaves_the_compile_cache_that_it_names_alone(untrained, tmp_path):
+    """What lies in a cache is executed, and a run's folder may be anybody's."""
+    folder, cache = tmp_path / "run", tmp_path / "cache"
+    shutil.copytree(untrained, folder)
+    stored = json.loads((folder / "config.json").read_text())
+    stored["run"]["compile_cache"] = str(cache)
+    (folder / "config.json").write_text(json.dumps(stored))
+    before = jax.config.jax_compilation_cache_dir
+    policies.load(folder)
+    assert jax.config.jax_compilation_cache_dir == before != str(cache)
+    assert not cache.exists()

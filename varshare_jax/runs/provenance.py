@@ -52,7 +52,7 @@ def use_compile_cache(folder: str) -> None:
 
     'auto' is the user's cache, unless this process has one already.
     """
-    if not folder or folder == "auto" and jax.config.jax_compilation_cache_dir:
+    if not folder or (folder == "auto" and jax.config.jax_compilation_cache_dir):
         return
     if folder == "auto":
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
