@@ -210,7 +210,7 @@ def test_pending_actions_end_with_their_episode():
     step, pending, ended = jax.jit(late.step), [], []
     for t in range(40):
         state, out = step(same_keys(t, 1, 1), state, jnp.ones((1, 1), jnp.int32))
-        pending.append(state.pending[0, 0].tolist())
+        pending.append([float(action[0, 0]) for action in state.pending])
         ended.append(bool(out.terminated[0, 0]))
     end = ended.index(True)
     assert pending[0] == [0.5, 1.0]
@@ -280,7 +280,8 @@ def test_a_family_measures_its_random_returns_whatever_the_number_of_tasks():
 
 
 @pytest.mark.parametrize("name", ["cartpole_conflict", "cartpole_family", "cartpole10_hard"])
-def test_they_can_be_drawn(name):
+def test_they_can_be_drawn_and_batched(name):
     suite = suites.make(name)
     state, _ = suite.reset(jax.random.split(jax.random.key(0), (suite.num_tasks, 1)))
     assert suite.render(state, 1).shape == (400, 600, 3)
+    assert all(leaf.size for leaf in jax.tree.leaves(state)), "lax.map batches no empty leaf"

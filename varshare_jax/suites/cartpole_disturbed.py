@@ -37,10 +37,13 @@ class Disturbance(NamedTuple):
 
 
 class DisturbedState(NamedTuple):
-    """`physics`: gymnax's state; `pending`: actions [delay] that have not arrived, next first."""
+    """`physics`: gymnax's state; `pending`: `delay` actions that have not arrived, next first.
+
+    A tuple, because an array would be empty where nothing is delayed, and JAX batches no such leaf.
+    """
 
     physics: Any
-    pending: jax.Array
+    pending: tuple[jax.Array, ...]
 
 
 class DisturbedCartPole:
@@ -55,12 +58,12 @@ class DisturbedCartPole:
         _, physics = self._env.reset_env(key, params)
         physics = physics.replace(x=physics.x * self._disturbance.widening)
         obs = self._env.get_obs(physics)
-        pending = jnp.full(self._disturbance.delay, _NO_FORCE)
+        pending = (jnp.float32(_NO_FORCE),) * self._disturbance.delay
         return self._seen(key, obs), DisturbedState(physics, pending)
 
     def step_env(self, key: jax.Array, state: DisturbedState, action: jax.Array, params: Any):
         """-> observation [4], state, reward, terminated, gymnax's info."""
-        queue = jnp.append(state.pending, action.astype(state.pending.dtype))
+        queue = *state.pending, jnp.float32(action)
         obs, physics, *rest = self._env.step_env(key, state.physics, queue[0], params)
         return self._seen(key, obs), DisturbedState(physics, queue[1:]), *rest
 
