@@ -9,8 +9,9 @@ from conftest import error_line, snapshot
 
 from varshare_jax import methods
 from varshare_jax.cli import _app
-from varshare_jax.config import PRESETS, Config, from_dict, get, leaves, to_dict
+from varshare_jax.config import PRESETS, Config, from_dict, leaves, to_dict
 from varshare_jax.errors import UserError
+from varshare_jax.settings import flatten
 
 # Every mistake costs a process, which is why they are made here and started two at a time.
 MISTAKES = {
@@ -139,10 +140,18 @@ def test_presets_apply_in_order_and_flags_beat_them(parse):
     assert (flagged.ppo.num_envs, flagged.total_steps) == (default, 640)
 
 
+def whole(name: str) -> dict:
+    """A preset's settings, and those of the presets that it comes after."""
+    earlier = [whole(other) for other in PRESETS[name].get("after", ())]
+    settings = {field: value for each in (*earlier, PRESETS[name]) for field, value in each.items()}
+    return {field: value for field, value in settings.items() if field != "after"}
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_valid_and_all_of_it_applies(parse, name):
-    for field, value in PRESETS[name].items():
-        assert get(parse(f"--preset={name}"), field) == value
+    settings = dict(flatten(to_dict(parse(f"--preset={name}"))))
+    for field, value in whole(name).items():
+        assert settings[field] == value
 
 
 @pytest.mark.parametrize("text", ["5_000_000", "5e6", "5000000", "5.0e6"])

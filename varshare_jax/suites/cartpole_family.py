@@ -5,7 +5,7 @@ A task's physics are drawn log-uniformly around CartPole's, each quantity q as
     q = nominal · (bound / nominal)^(spread · |u|),   u ~ U[-1, 1]
 
 with the upper bound where u > 0 and the lower one where u < 0. The quantities' bounds are such
-that a linear controller balances in every corner of them (tests/test_cartpole_suites.py). Above
+that linear controllers balance in every corner of them (tests/test_cartpole_suites.py). Above
 a spread of one half tasks also differ in direction: the share `spread - 1/2` of them has its force
 reversed, half of them at a spread of 1.
 """
@@ -18,7 +18,8 @@ import numpy as np
 
 from varshare_jax.errors import UserError, unknown
 from varshare_jax.suites.base import ScoreRange
-from varshare_jax.suites.cartpole import NOMINAL, CartPoleSuite, CartPoleTask
+from varshare_jax.suites.cartpole import NOMINAL, CartPoleTask
+from varshare_jax.suites.cartpole_disturbed import POLE_ALONE, DisturbedCartPoleSuite
 from varshare_jax.suites.random_play import random_returns
 
 VERSION = "1"
@@ -41,7 +42,7 @@ _ALLOWED = {"tasks": (int, 2, 256, "a whole number from 2 to 256"),
             "seed": (int, 0, 2**31 - 1, "a whole number from 0 to 2147483647")}
 
 
-class CartPoleFamilySuite(CartPoleSuite):
+class CartPoleFamilySuite(DisturbedCartPoleSuite):
     """Cart-poles whose random returns stand in no table."""
 
     @functools.cached_property
@@ -57,7 +58,7 @@ def make(name: str) -> CartPoleFamilySuite:
     Raises UserError for a setting that is unknown, given twice or out of its range.
     """
     options = parse(name)
-    return CartPoleFamilySuite(canonical(options), family_tasks(options), VERSION)
+    return CartPoleFamilySuite(canonical(options), family_tasks(options), VERSION, POLE_ALONE)
 
 
 def canonical(options: FamilyOptions) -> str:

@@ -9,18 +9,18 @@ from varshare_jax.suites.cartpole_disturbed import Disturbance
 
 
 class Disturbed(gymnasium.Wrapper):
-    """Late actions, noise and a wide start by the same rules as `DisturbedCartPole`."""
+    """Late actions, noise and hidden quantities by the rules of `DisturbedCartPole`."""
 
     def __init__(self, env: gymnasium.Env, disturbance: Disturbance):
         super().__init__(env)
         self._disturbance, self._force = disturbance, env.unwrapped.force_mag
         self._pending = deque()
+        shown, whole = list(disturbance.observed), env.observation_space
+        self.observation_space = gymnasium.spaces.Box(whole.low[shown], whole.high[shown])
 
     def reset(self, *, seed=None, options=None):
         obs, info = self.env.reset(seed=seed, options=options)
         self._pending = deque([None] * self._disturbance.delay)
-        obs[0] *= self._disturbance.widening
-        self.unwrapped.state = obs.astype(np.float64)
         return self._seen(obs), info
 
     def step(self, action):
@@ -32,4 +32,4 @@ class Disturbed(gymnasium.Wrapper):
 
     def _seen(self, obs: np.ndarray) -> np.ndarray:
         noise = self.np_random.normal(0.0, self._disturbance.noise)
-        return (obs + noise).astype(obs.dtype)
+        return (obs + noise).astype(obs.dtype)[list(self._disturbance.observed)]
