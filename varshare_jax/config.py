@@ -150,6 +150,10 @@ class TrustRegionConfig:
 class MetaWorldConfig:
     """The suites mt10, mt3 and mt1:<task>."""
 
+    physics: str = _field("auto", "engine that steps the scenes: mujoco on a CPU, mjx on any "
+                                  "device; auto: mujoco where JAX computes on a CPU, else mjx",
+                          choices=("auto", "mjx", "mujoco"))
+    threads: int = _field(0, "threads that step scenes in C; 0: one for each core")
     reward: str = _field("v2", "version of Meta-World's rewards", choices=("v1", "v2"))
     horizon: int = _field(500, "steps of an episode")
     observe_goal: bool = _field(True, "show the goal, as MT benchmarks do; else zeros in its place")

@@ -1,4 +1,4 @@
-"""Meta-World in MJX: MT10, MT3 and single tasks (docs/metaworld.md)."""
+"""Meta-World in MuJoCo or MJX: MT10, MT3 and single tasks (docs/metaworld.md)."""
 
 from varshare_jax.config import MetaWorldConfig
 from varshare_jax.errors import unknown
