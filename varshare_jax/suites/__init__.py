@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from varshare_jax.config import MetaWorldConfig
+from varshare_jax.config import Config, MetaWorldConfig, replace
 from varshare_jax.errors import unknown
 from varshare_jax.suites import cartpole, gymnax, lunar_lander, metaworld
 from varshare_jax.suites.base import Suite
@@ -17,7 +17,18 @@ SUITES: dict[str, Callable[[], Suite]] = {
         "lunar_lander", (lunar_lander.NOMINAL,)),
 }
 
-__all__ = ["SUITES", "Suite", "make"]
+__all__ = ["SUITES", "Suite", "make", "settle"]
+
+
+def settle(config: Config, required: bool = True) -> Config:
+    """`config` with what depends on the machine made explicit: the engine of Meta-World's scenes.
+
+    Raises UserError for one that JAX's device cannot run; if not `required` it takes another.
+    """
+    if not metaworld.owns(config.suite):
+        return config
+    physics = metaworld.physics_here(config.metaworld, required)
+    return replace(config, {"metaworld.physics": physics})
 
 
 def make(name: str, metaworld_options: MetaWorldConfig | None = None) -> Suite:
@@ -26,7 +37,7 @@ def make(name: str, metaworld_options: MetaWorldConfig | None = None) -> Suite:
     Raises UserError for an unknown one.
     """
     family, _, env_id = name.partition(":")
-    if name in metaworld.BENCHMARKS or family == "mt1":
+    if metaworld.owns(name):
         return metaworld.make(name, metaworld_options or MetaWorldConfig())
     if family == "gymnax" and env_id:
         return gymnax.single(env_id)

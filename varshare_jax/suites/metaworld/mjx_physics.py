@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from varshare_jax.suites.metaworld import scenes, snapshots
-from varshare_jax.suites.metaworld.physics import Group, Physics, State, pulled
+from varshare_jax.suites.metaworld.physics import ACTION_SCALE, Group, Physics, State
 from varshare_jax.suites.metaworld.scenes import FRAME_SKIP, Settings
 from varshare_jax.suites.metaworld.snapshots import Probe
-from varshare_jax.suites.metaworld.tasks import Snapshot, Task
+from varshare_jax.suites.metaworld.tasks import HAND_HIGH, HAND_LOW, Snapshot, Task
 
 
 @functools.cache
@@ -97,7 +97,9 @@ class MjxScene:
 
     def step(self, state: State, action: jax.Array) -> State:
         """One env, its state without padding."""
-        mocap, grip = pulled(state, action)
+        action = jnp.clip(action, -1, 1)
+        mocap = jnp.clip(state.mocap + ACTION_SCALE * action[:3], HAND_LOW, HAND_HIGH)
+        grip = jnp.stack([action[3], -action[3]])
         model = self._placed(state.placed)
 
         def substep(_, now: tuple[jax.Array, jax.Array, jax.Array]):
@@ -105,7 +107,7 @@ class MjxScene:
             return data.qpos, data.qvel, data.qacc_warmstart
 
         moved = jax.lax.fori_loop(0, FRAME_SKIP, substep, state[:3])
-        return State(*moved, mocap, state.placed)
+        return State(*moved, mocap, state.placed, state.rest)
 
     def read(self, probe: Probe, state: State) -> Snapshot:
         """The snapshot of one env."""

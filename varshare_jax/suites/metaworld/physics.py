@@ -7,38 +7,53 @@ from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import numpy.typing
 
 from varshare_jax.config import MetaWorldConfig
 from varshare_jax.errors import UserError
 from varshare_jax.suites.metaworld import scenes
-from varshare_jax.suites.metaworld.tasks import HAND_HIGH, HAND_LOW, Snapshot, Task
+from varshare_jax.suites.metaworld.tasks import Snapshot, Task
 
-_ACTION_SCALE = 0.01  # m per step
+ACTION_SCALE = 0.01  # m per step
 
 
 class State(NamedTuple):
-    """What one env's physics remembers between steps; Q and V are those of the largest scene."""
+    """What one env's physics remembers between steps; Q and V are those of the largest scene.
+
+    Contacts make much of little: how a puck lies on the table depends on the last bits of the
+    float64 numbers that MuJoCo computes with, and grasps differ by millimetres after them. So
+    `rest` keeps what float32 rounds off; MJX leaves it at zero.
+    """
 
     qpos: jax.Array  # [Q]
     qvel: jax.Array  # [V]
     warmstart: jax.Array  # [V], the last acceleration, where the solver starts
     mocap: jax.Array  # [3], where the hand is pulled to
     placed: jax.Array  # [3], position of the body that the task moves
+    rest: jax.Array  # [2, Q + 2 V + 3], what the first four lack of their float64 values
 
     def padded(self, widths: tuple[int, int]) -> "State":
-        """The state of a smaller scene with zeros up to Q and V of `widths`."""
+        """The state of a smaller scene with zeros up to Q and V of `widths`; `rest` is zero."""
         def pad(x: jax.Array, width: int) -> jax.Array:
             return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])])
 
         nq, nv = widths
-        return self._replace(qpos=pad(self.qpos, nq), qvel=pad(self.qvel, nv),
-                             warmstart=pad(self.warmstart, nv))
+        after = self._replace(qpos=pad(self.qpos, nq), qvel=pad(self.qvel, nv),
+                              warmstart=pad(self.warmstart, nv))
+        packed = after.packed[..., None, :]
+        return after._replace(rest=jnp.concatenate([jnp.zeros_like(packed)] * 2, -2))
 
     def cut(self, sizes: tuple[int, int]) -> "State":
-        """Without the padding, for a scene whose own Q and V are `sizes`."""
+        """Without the padding and the rest, for a scene whose own Q and V are `sizes`."""
         nq, nv = sizes
         return self._replace(qpos=self.qpos[..., :nq], qvel=self.qvel[..., :nv],
-                             warmstart=self.warmstart[..., :nv])
+                             warmstart=self.warmstart[..., :nv], rest=self.rest[..., :0])
+
+    @property
+    def packed(self) -> jax.Array:
+        """The first four in one array [Q + 2 V + 3]."""
+        return jnp.concatenate(self[:4], -1)
 
 
 class Group(NamedTuple):
@@ -76,11 +91,14 @@ class Physics(abc.ABC):
         """
 
 
-def pulled(state: State, action: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Where actions [..., 4] pull the hand [..., 3] and the two fingers [..., 2]."""
-    action = jnp.clip(action, -1, 1)
-    hand = jnp.clip(state.mocap + _ACTION_SCALE * action[..., :3], HAND_LOW, HAND_HIGH)
-    return hand, jnp.stack([action[..., 3], -action[..., 3]], -1)
+def rounded_off(values: np.typing.ArrayLike) -> np.ndarray:
+    """What float32 cannot hold of float64 `values` [...], in two parts [2, ...] that can be added.
+
+    The three together are exact, within float32's range of exponents.
+    """
+    exact = np.asarray(values, float)
+    first = exact - exact.astype(np.float32)
+    return np.stack([first, first - first.astype(np.float32)]).astype(np.float32)
 
 
 def groups(chosen: Sequence[Task]) -> list[Group]:
@@ -92,20 +110,6 @@ def groups(chosen: Sequence[Task]) -> list[Group]:
             scene, body))
         found.append(Group(scene, body, indices, (model.nq, model.nv)))
     return found
-
-
-def resolve(options: MetaWorldConfig) -> str:
-    """The engine that `options` ask for: `auto` is MuJoCo on a CPU, MJX on an accelerator.
-
-    Raises UserError for an engine that JAX's device cannot run.
-    """
-    device = jax.default_backend()
-    if options.physics == "auto":
-        return "mujoco" if device == "cpu" else "mjx"
-    if options.physics == "mujoco" and device != "cpu":
-        raise UserError(f"--metaworld.physics=mujoco: runs on a CPU, but JAX computes on a "
-                        f"{device}; allowed here: auto, mjx (or set JAX_PLATFORMS=cpu)")
-    return options.physics
 
 
 def threads(options: MetaWorldConfig) -> int:

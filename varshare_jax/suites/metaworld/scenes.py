@@ -1,8 +1,9 @@
 """Meta-World's scenes, from the installed package's XML and meshes, in forms made for stepping.
 
-`plain` is for MuJoCo itself: what only serves to be seen goes, and bodies without joints are fused
-with their parents. All that collides stays as it is, and so do cones and solver. The body that a
-task moves becomes one whose position is part of the state; sensors tell where things are.
+`plain` is for MuJoCo itself: what only serves to be seen goes. All that collides stays as it is, and
+so do cones and solver. The body that a task moves becomes one whose position is part of the state;
+sensors tell where things are. It moves as the original does to the last bits, which is why bodies
+without joints are not fused: what that rounds differently is millimetres once a puck is grasped.
 
 `reduced` is for MJX. What changes against the original, and why:
 - visual geoms, unused meshes and materials go; inertias are frozen first, so no mass changes;
@@ -125,8 +126,6 @@ def plain(scene: str, body: str, seen: Sequence[tuple[str, str, str]]) -> Any:
         if not touches and geom.name not in shown:
             spec.delete(geom)
     _drop_decoration(spec, keep={geom.meshname for geom in spec.geoms})
-    spec.compiler.fusestatic = True
-    _keep_softness(spec, model)
     spec.body("mocap").quat = MOCAP_QUAT
     if body:
         spec.body(body).mocap = True
@@ -140,17 +139,6 @@ def plain(scene: str, body: str, seen: Sequence[tuple[str, str, str]]) -> Any:
     compiled = spec.compile()
     compiled.eq_data[0] = _WELD
     return compiled
-
-
-def _keep_softness(spec: Any, model: Any) -> None:
-    """Saves moving bodies that touch things from being fused with their parents.
-
-    How soft a contact is depends on the inertia that MuJoCo assigns to the body of a geom.
-    """
-    for index in _touching_bodies(model):
-        if model.body_weldid[index] != index:  # what something refers to is not fused
-            spec.add_exclude(name=f"kept_{index}", bodyname1=model.body(index).name,
-                             bodyname2="mocap")
 
 
 def _keep_collisions(spec: Any, model: Any) -> None:

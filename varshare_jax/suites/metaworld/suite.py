@@ -12,6 +12,7 @@ import numpy as np
 from varshare_jax.config import MetaWorldConfig
 from varshare_jax.errors import UserError
 from varshare_jax.suites.base import Suite
+from varshare_jax.suites import metaworld
 from varshare_jax.suites.metaworld import physics, render, scenes, snapshots, tasks
 from varshare_jax.suites.metaworld.physics import Physics, State
 from varshare_jax.suites.metaworld.scenes import Settings
@@ -57,6 +58,9 @@ class TaskEnv:
         home = original.body(task.body).pos if task.body else np.zeros(3)
         self._settled = jax.tree.map(jnp.asarray, Placed(
             settled.qpos, settled.qvel, settled.warmstart, snapshot, home))
+        rounded = settled.qpos, settled.qvel, settled.warmstart, task.hand
+        self._rest = [jnp.asarray(physics.rounded_off(x)) for x in rounded]
+        self._object_rest = physics.rounded_off(settled.positions[probe.bodies[probe.object]])
 
     def reset(self, key: jax.Array) -> tuple[EnvState, jax.Array]:
         """A new episode with a random vector of its own: (state, observation [39])."""
@@ -78,20 +82,33 @@ class TaskEnv:
         place = vector[-3:] if task.body else settled.home
         snapshot, setup = self._settled_at(place), self.setup(vector)
         qpos, qvel = settled.qpos, settled.qvel
+        rest = State(*self._rest, place, qpos[:0])
         if task.joint:
             shown = jnp.array(task.shown_start)
             if task.start:
-                qpos = qpos.at[self._probe.joint].set(task.start)
+                joint = self._probe.joint
+                qpos = qpos.at[joint].set(task.start)
+                rest = rest._replace(qpos=rest.qpos.at[:, joint].set(
+                    physics.rounded_off(task.start)))
         else:
-            first = self._free
-            shown = setup.object - qpos[first:first + 3]
-            qpos = qpos.at[first:first + 3].set(setup.object)
-            qvel = qvel.at[first:first + 6].set(0)
+            shown = setup.object - qpos[self._free:self._free + 3]
+            qpos, qvel, rest = self._place_object(setup.object, qpos, qvel, rest)
         frame = task.observe(snapshot._replace(object=snapshot.object + shown))
         mocap = jnp.array(task.hand, qpos.dtype)
-        moving = State(qpos, qvel, settled.warmstart, mocap, place).padded(self.widths)
+        moving = State(qpos, qvel, settled.warmstart, mocap, place, qpos[:0]).padded(self.widths)
+        moving = moving._replace(rest=rest.padded(self.widths).packed)
         state = EnvState(moving, setup, frame, jnp.int32(0))
         return state, self._observation(frame, frame, setup.target)
+
+    def _place_object(self, where: jax.Array, qpos: jax.Array, qvel: jax.Array,
+                      rest: State) -> tuple[jax.Array, jax.Array, State]:
+        """Puts the free object at `where` [3], at rest."""
+        place, moves = slice(self._free, self._free + 3), slice(self._free, self._free + 6)
+        as_settled = where == self._settled.snapshot.object  # its height, in some tasks
+        missing = jnp.where(as_settled, self._object_rest, 0.0)
+        rest = rest._replace(qpos=rest.qpos.at[:, place].set(missing),
+                             qvel=rest.qvel.at[:, moves].set(0))
+        return qpos.at[place].set(where), qvel.at[moves].set(0), rest
 
     def setup(self, vector: jax.Array) -> Setup:
         """What the episode of a random vector [K] is about."""
@@ -144,7 +161,7 @@ def _moves_with(model, body: str) -> np.ndarray:
 class MetaWorldSuite(Suite):
     """Meta-World tasks. Auto-resets draw new goals and object positions.
 
-    `options.physics` names the engine (`physics.resolve`); `settings` are MJX's. Raises UserError
+    `options.physics` names the engine (`physics_here`); `settings` are MJX's. Raises UserError
     for an engine that the device cannot run, or more threads than there are cores.
     """
 
@@ -213,7 +230,7 @@ class MetaWorldSuite(Suite):
 
 def _physics(chosen: Sequence[Task], options: MetaWorldConfig,
              settings: Settings | None) -> Physics:
-    if physics.resolve(options) == "mjx":
+    if metaworld.physics_here(options) == "mjx":
         from varshare_jax.suites.metaworld.mjx_physics import MjxPhysics
 
         return MjxPhysics(chosen, settings)
