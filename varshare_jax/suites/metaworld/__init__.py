@@ -23,12 +23,15 @@ def physics_here(options: MetaWorldConfig, required: bool = True) -> str:
     Where JAX's device cannot run it: raises UserError, or names the one it can if not `required`.
     """
     device = jax.default_backend()
-    if options.physics == "mjx" or options.physics == "mujoco" and device == "cpu":
-        return options.physics
-    if options.physics == "mujoco" and required:
+    own = "mujoco" if device == "cpu" else "mjx"
+    if options.physics == "auto":
+        return own
+    if options.physics == "mujoco" and own != "mujoco":
+        if not required:
+            return own
         raise UserError(f"--metaworld.physics=mujoco: runs on a CPU, but JAX computes on a "
                         f"{device}; allowed here: auto, mjx (or set JAX_PLATFORMS=cpu)")
-    return "mujoco" if device == "cpu" else "mjx"
+    return options.physics
 
 
 def make(name: str, options: MetaWorldConfig) -> Suite:

@@ -1,9 +1,9 @@
 """Meta-World's scenes, from the installed package's XML and meshes, in forms made for stepping.
 
-`plain` is for MuJoCo itself: what only serves to be seen goes. All that collides stays as it is, and
-so do cones and solver. The body that a task moves becomes one whose position is part of the state;
-sensors tell where things are. It moves as the original does to the last bits, which is why bodies
-without joints are not fused: what that rounds differently is millimetres once a puck is grasped.
+`plain` is for MuJoCo itself: what only serves to be seen goes. All that collides stays as it is,
+and so do cones and solver. The body that a task moves becomes one whose position is part of the
+state; sensors tell where things are. It moves as the original does to the last bits, which is why
+bodies without joints are not fused: what that rounds differently is millimetres in a grasp.
 
 `reduced` is for MJX. What changes against the original, and why:
 - visual geoms, unused meshes and materials go; inertias are frozen first, so no mass changes;

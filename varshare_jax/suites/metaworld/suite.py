@@ -11,8 +11,8 @@ import numpy as np
 
 from varshare_jax.config import MetaWorldConfig
 from varshare_jax.errors import UserError
-from varshare_jax.suites.base import Suite
 from varshare_jax.suites import metaworld
+from varshare_jax.suites.base import Suite
 from varshare_jax.suites.metaworld import physics, render, scenes, snapshots, tasks
 from varshare_jax.suites.metaworld.physics import Physics, State
 from varshare_jax.suites.metaworld.scenes import Settings
