@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from varshare_jax import checkpoint, environment
+from varshare_jax import checkpoint, environment, suites
 from varshare_jax.algorithms.problem import Problem
 from varshare_jax.config import Config, from_dict, to_dict
 from varshare_jax.devices import use_cpu_cores
@@ -122,7 +122,7 @@ def _load_pruned(path: Path) -> Policy:
 def _learner(config: Config) -> Learner:
     use_cpu_cores(config.run.devices)
     environment.use_compile_cache(config.run.compile_cache)
-    return Learner.make(config)
+    return Learner.make(suites.settle(config, required=False))  # any engine plays what one trained
 
 
 def _whole(policy: Policy) -> dict[str, Any]:

@@ -15,7 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from varshare_jax import checkpoint, engines, environment, policies, posteriors, sweeps
+from varshare_jax import (
+    checkpoint,
+    engines,
+    environment,
+    policies,
+    posteriors,
+    suites,
+    sweeps,
+)
 from varshare_jax.config import Config, flag_value, leaves, to_dict
 from varshare_jax.devices import Layout, use_cpu_cores
 from varshare_jax.errors import UserError
@@ -46,7 +54,7 @@ def train(config: Config, *, resume: bool = False, presets: tuple[str, ...] = ()
     """
     use_cpu_cores(config.run.devices)
     environment.use_compile_cache(config.run.compile_cache)
-    learner = Learner.make(config)
+    learner = Learner.make(suites.settle(config))
     return _Run(learner, resume, presets, quiet).execute()
 
 
