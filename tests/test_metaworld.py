@@ -83,8 +83,8 @@ def test_the_reduced_scene_moves_as_the_original(name):
 
 @pytest.fixture(scope="module")
 def mt3():
-    """MT3 with short episodes and one-hot codes, N = 2, and its compiled step."""
-    options = MetaWorldConfig(horizon=3, one_hot=True)
+    """MT3 with short episodes and one-hot codes, N = 2, and its compiled step; physics in C."""
+    options = MetaWorldConfig(horizon=3, one_hot=True, physics="mujoco")
     suite = make("mt3", options)
     return suite, jax.jit(suite.step, compiler_options=dict(suite.compiler_options))
 
@@ -108,19 +108,6 @@ def test_mt3_steps_and_starts_anew_at_its_horizon(mt3):
     np.testing.assert_array_equal(state.time, np.zeros((3, 2)))
 
 
-def test_mjx_moves_the_hand_as_the_original_does(mt3):
-    suite, step = mt3
-    original = parity.Original(tasks.get("reach"))
-    vector = original.draw(np.random.default_rng(0))
-    original.reset(vector)
-    state, _ = suite.reset(keys(0, 3, 2))
-    actions = np.random.default_rng(1).uniform(-1, 1, (2, 4))
-    for action in actions:
-        obs, _, _ = original.step(action)
-        state, out = step(keys(0, 3, 2), state, jnp.broadcast_to(jnp.array(action), (3, 2, 4)))
-    np.testing.assert_allclose(out.obs[:, :, :3], np.broadcast_to(obs[:3], (3, 2, 3)), atol=2e-4)
-
-
 def test_physics_that_leaves_the_finite_numbers_ends_its_episode_alone(mt3):
     suite, step = mt3
     state, _ = suite.reset(keys(0, 3, 2))
@@ -131,6 +118,7 @@ def test_physics_that_leaves_the_finite_numbers_ends_its_episode_alone(mt3):
     expected[1, 0] = True
     np.testing.assert_array_equal(out.truncated, expected)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((state, out.obs, out.reward)))
+    assert out.reward[1, 0] == 0
 
 
 def test_goals_can_be_hidden():
@@ -176,6 +164,18 @@ def test_missing_packages_and_other_versions_are_named(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", missing)
     with pytest.raises(UserError, match=r"not installed: pip install 'varshare_jax\[metaworld\]'"):
         suites.make("mt3")
+
+
+def test_missing_mjx_is_no_matter_to_mujoco(monkeypatch):
+    def found(name):
+        if name == "mujoco-mjx":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return requirements._NEEDED[name][0]
+
+    monkeypatch.setattr(importlib.metadata, "version", found)
+    requirements.check("mujoco")
+    with pytest.raises(UserError, match=r"needs mujoco-mjx==3\.16\.0, which is not installed"):
+        requirements.check("mjx")
 
 
 def test_too_many_envs_are_refused_before_anything_is_compiled(mt3):

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from varshare_jax import suites
 from varshare_jax.config import Config
 from varshare_jax.devices import Layout, use_cpu_cores
 from varshare_jax.learner import Learner
@@ -47,7 +48,7 @@ def train(config: Config, *, resume: bool = False, presets: tuple[str, ...] = ()
     """
     use_cpu_cores(config.run.devices)
     provenance.use_compile_cache(config.run.compile_cache)
-    learner = Learner.make(config)
+    learner = Learner.make(suites.settle(config))
     return _Run(learner, resume, presets, quiet).execute()
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from varshare_jax import suites
 from varshare_jax.algorithms.base import Problem
 from varshare_jax.config import Config, from_dict
 from varshare_jax.devices import use_cpu_cores
@@ -116,7 +117,7 @@ def _learner(config: Config) -> Learner:
     use_cpu_cores()
     # Never the cache that the run names: what is in a cache is executed, and may be anybody's.
     provenance.use_compile_cache("auto")
-    return Learner.make(config)
+    return Learner.make(suites.settle(config, required=False))  # any engine plays
 
 
 def _whole(policy: Policy) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from varshare_jax.errors import unknown
-from varshare_jax.settings import Registry, Section
+from varshare_jax.settings import Registry, Section, replace
 from varshare_jax.suites import (
     cartpole,
     cartpole_conflict,
@@ -48,7 +48,18 @@ FAMILIES: Mapping[str, tuple[str, Callable[[str, Any], Suite]]] = {
 }
 """A prefix -> what follows its colon, and the suite of a whole name."""
 
-__all__ = ["FAMILIES", "SUITES", "Suite", "make", "names", "sections"]
+__all__ = ["FAMILIES", "SUITES", "Suite", "make", "names", "sections", "settle"]
+
+
+def settle(config: Any, required: bool = True) -> Any:
+    """`config` with what depends on the machine made explicit: the engine of Meta-World's scenes.
+
+    Raises UserError for one that JAX's device cannot run; if not `required` it takes another.
+    """
+    if not metaworld.owns(config.suite):
+        return config
+    physics = metaworld.physics_here(config.metaworld, required)
+    return replace(config, {"metaworld.physics": physics})
 
 
 def make(name: str, config: Any = None) -> Suite:

@@ -1,13 +1,15 @@
 """Compares the Meta-World port with Meta-World itself.
 
-    python -m varshare_jax.validation.metaworld --tasks=push --check=states,replay
+    python -m varshare_jax.validation.metaworld --tasks=push --check=states,replay \
+        --physics=mujoco,mjx
 
 `states`: observation, reward (V1, V2) and success recomputed from states of the original.
 `resets`: first observations of the same random vectors, and the distribution of random ones.
-`replay`: scripted-policy actions recorded in the original, replayed in MJX.
-`free`: the same with random actions, away from everything.
+`replay`: actions recorded in the original, of its scripted policy and of a random walk, replayed.
+`free`: the same with uniform actions, which stay away from everything.
 `policies`: success of Meta-World's scripted policies, closed loop, in both.
-Without --tasks it takes all ten. Results go to --out as they come, one JSON line each.
+The first two do not step; the others do so with each engine of --physics. Without --tasks it takes
+all ten. Results go to --out as they come, one JSON line each.
 """
 
 import functools
@@ -15,7 +17,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,17 +29,20 @@ from varshare_jax.suites.metaworld import tasks
 from varshare_jax.suites.metaworld.original import Original
 from varshare_jax.suites.metaworld.scenes import Settings
 from varshare_jax.suites.metaworld.settings import MetaWorldConfig
-from varshare_jax.suites.metaworld.suite import MetaWorldSuite
+from varshare_jax.suites.metaworld.suite import MetaWorldSuite, stack
 from varshare_jax.suites.metaworld.tasks import Task
+from varshare_jax.types import Step
 
 _TASKS = flags.DEFINE_list("tasks", list(tasks.TASKS), "tasks to compare")
 _CHECKS = flags.DEFINE_list("check", ["states", "resets", "replay", "free", "policies"],
                             "what to compare")
 _GOALS = flags.DEFINE_integer("goals", 50, "goals per task of `policies`")
+_PHYSICS = flags.DEFINE_list("physics", ["mujoco", "mjx"], "engines to compare")
 _REPLAY_GOALS = flags.DEFINE_integer("replay_goals", 20, "goals per task of `replay`")
+_REPLAY_STEPS = flags.DEFINE_integer("replay_steps", 200, "steps of an episode of `replay`")
 _STEPS = flags.DEFINE_integer("steps", 500, "steps of an episode of `policies`")
 _STATES = flags.DEFINE_integer("states", 2000, "states per task and reward version of `states`")
-_SETTINGS = flags.DEFINE_string("settings", "{}", "changes to the physics settings, as JSON")
+_SETTINGS = flags.DEFINE_string("settings", "{}", "changes to MJX's settings, as JSON")
 _OUT = flags.DEFINE_string("out", "", "file that results are appended to")
 
 Row = dict[str, Any]
@@ -138,12 +143,11 @@ def suite_of(chosen: tuple[Task, ...], options: MetaWorldConfig) -> MetaWorldSui
 
 
 class Port:
-    """Tasks of one scene in MJX, [M, N] envs, driven from outside one step at a time."""
+    """Tasks of one scene, [M, N] envs, driven from outside one step at a time."""
 
-    def __init__(self, chosen: tuple[Task, ...], num_envs: int):
-        self.suite = suite_of(chosen, MetaWorldConfig(horizon=10**6))
-        self.shape = len(chosen), num_envs
-        keys = jax.random.split(jax.random.key(0), self.shape)
+    def __init__(self, chosen: tuple[Task, ...], num_envs: int, physics: str = "auto"):
+        self.suite = suite_of(chosen, MetaWorldConfig(horizon=10**6, physics=physics))
+        keys = jax.random.split(jax.random.key(0), (len(chosen), num_envs))
         self._step = jax.jit(functools.partial(self.suite.step, keys),
                              compiler_options=dict(self.suite.compiler_options))
 
@@ -151,71 +155,72 @@ class Port:
         """Starts the episodes of random vectors [M][N, K]; observations [M, N, 39]."""
         started = [jax.vmap(env.start)(jnp.asarray(v, jnp.float32))
                    for env, v in zip(self.suite.envs, vectors, strict=True)]
-        self.state = self.suite.stack([state for state, _ in started])
+        self.state = stack([state for state, _ in started])
         return np.stack([obs for _, obs in started])
 
-    def step(self, action: np.ndarray):
-        """action [M, N, 4] -> (observations [M, N, 39], success [M, N])."""
+    def step(self, action: np.ndarray) -> Step:
+        """action [M, N, 4] -> what a policy gets, [M, N, ...]."""
         self.state, out = self._step(self.state, jnp.asarray(action, jnp.float32))
-        return np.asarray(out.obs), np.asarray(out.success)
+        return jax.tree.map(np.asarray, out)
+
+
+class Recorded(NamedTuple):
+    """Episodes of one task in the original: leaves [E, T, ...], vectors [E, K]."""
+
+    vectors: np.ndarray
+    actions: np.ndarray
+    obs: np.ndarray
+    rewards: np.ndarray
+    successes: np.ndarray
 
 
 @functools.cache
-def stepper(scene: str):
-    """Physics of a scene's first task and a compiled (states [N], actions [N, 4]) -> (states,
-    hands [N, 3], objects [N, 3]); tasks of one scene share it.
-    """
-    task = next(task for task in tasks.TASKS.values() if task.scene == scene)
-    suite = suite_of((task,), MetaWorldConfig())
-    physics, probe = suite.envs[0].physics, suite.envs[0].probe
-
-    def step(state, action):
-        state = physics.step(state, action)
-        snapshot = physics.read(probe, state)
-        return state, snapshot.hand, snapshot.object
-
-    return jax.jit(jax.vmap(step), compiler_options=dict(suite.compiler_options))
-
-
-def compare_motion(task: Task, goals: int, steps: int, scripted: bool) -> Row:
-    """Replays recorded actions: errors in mm, the greatest of an episode; median and maximum."""
+def record(task: Task, goals: int, steps: int, kind: str) -> Recorded:
+    """Episodes of `scripted` actions, of a random `walk` or of `uniform` ones, on fresh goals."""
     original, rng = Original(task), np.random.default_rng(2)
-    vectors = np.array([original.draw(rng) for _ in range(goals)])
-    played, hands, objects = [], [], []
+    vectors = np.float32([original.draw(rng) for _ in range(goals)])
+    episodes = []
     for vector in vectors:
-        obs = original.reset(vector)
-        policy = actions(original, scripted, steps, rng, lambda: obs)  # noqa: B023
+        obs, episode = original.reset(vector.astype(float)), []
+        wanted = actions(original, kind == "scripted", steps, rng, lambda: obs)  # noqa: B023
         for _ in range(steps):
-            action = next(policy) if scripted else rng.uniform(-1, 1, 4)
-            obs, _, _ = original.step(action)
-            snapshot = original.snapshot()
-            played.append(action)
-            hands.append(snapshot.hand)
-            objects.append(snapshot.object)
-    played, hands, objects = (np.array(x).reshape(goals, steps, -1)
-                              for x in (played, hands, objects))
-    env, errors = port(task, MetaWorldConfig()), np.zeros((2, goals))
-    state = jax.vmap(env.start)(jnp.asarray(vectors, jnp.float32))[0].physics
-    for t in range(steps):
-        state, *ours = stepper(task.scene)(state, jnp.asarray(played[:, t], jnp.float32))
-        for i, (mine, theirs) in enumerate(zip(ours, (hands, objects), strict=True)):
-            errors[i] = np.maximum(errors[i], np.linalg.norm(mine - theirs[:, t], axis=-1))
-    return {f"{what}_{name}_mm": 1e3 * float(pick(errors[i]))
-            for i, what in enumerate(("hand", "object"))
-            for name, pick in (("median", np.median), ("max", np.max))}
+            action = np.float32(rng.uniform(-1, 1, 4) if kind == "uniform" else next(wanted))
+            obs, *outcome = original.step(action.astype(float))
+            episode.append((action, obs, *outcome))
+        episodes.append([np.array(x) for x in zip(*episode, strict=True)])
+    return Recorded(vectors, *(np.stack(x) for x in zip(*episodes, strict=True)))
 
 
-def compare_policies(chosen: tuple[Task, ...], goals: int, steps: int) -> list[Row]:
-    """Success of the scripted policies at any step, in the original and in MJX."""
+def compare_motion(task: Task, goals: int, steps: int, kind: str, physics: str) -> Row:
+    """Replays recorded actions: the greatest error of each episode, median and maximum.
+
+    Positions in mm, rewards as they are; success flags by the share of steps in which they agree.
+    """
+    theirs, port = record(task, goals, steps, kind), Port((task,), goals, physics)
+    port.start(theirs.vectors[None])
+    played = [port.step(theirs.actions[None, :, t]) for t in range(steps)]
+    ours = jax.tree.map(lambda *x: np.stack(x, 2)[0], *played)
+    gaps = {f"{name}_mm": 1e3 * np.linalg.norm(
+        ours.final_obs[..., part] - theirs.obs[..., part], axis=-1)
+        for name, part in (("hand", slice(0, 3)), ("object", slice(4, 7)))}
+    gaps["reward"] = np.abs(ours.reward - theirs.rewards)
+    worst = {name: gap.max(1) for name, gap in gaps.items()}
+    return {**{f"{name}_{what}": float(pick(values)) for name, values in worst.items()
+               for what, pick in (("median", np.median), ("max", np.max))},
+            "same_success": float((ours.success == theirs.successes).mean())}
+
+
+def compare_policies(chosen: tuple[Task, ...], goals: int, steps: int, physics: str) -> list[Row]:
+    """Success of the scripted policies at any step, in the original and here."""
     originals, rng = [Original(task) for task in chosen], np.random.default_rng(3)
     vectors = [np.array([o.draw(rng) for _ in range(goals)]) for o in originals]
-    ours = Port(chosen, goals)
+    ours = Port(chosen, goals, physics)
     obs, success = ours.start(vectors), np.zeros((len(chosen), goals), bool)
     for _ in range(steps):
         action = np.array([[o.scripted(x) for x in each]
                            for o, each in zip(originals, obs, strict=True)])
-        obs, now = ours.step(action)
-        success |= now
+        out = ours.step(action)
+        obs, success = out.obs, success | out.success
     theirs = [[_succeeds(o, vector, steps) for vector in v]
               for o, v in zip(originals, vectors, strict=True)]
     return [{"task": task.name, "goals": goals, "original": float(np.mean(theirs[m])),
@@ -244,17 +249,24 @@ def rows(chosen: list[Task], checks: list[str]) -> Iterator[Row]:
                            **compare_states(task, version, _STATES.value)}
         if "resets" in checks:
             yield {"check": "resets", "task": task.name, **compare_resets(task)}
-        if "replay" in checks and task.name in ("push", "pick-place"):
-            yield {"check": "replay", "task": task.name,
-                   **compare_motion(task, _REPLAY_GOALS.value, 80, scripted=True)}
-        if "free" in checks and task.name == "reach":
-            yield {"check": "free", "task": task.name,
-                   **compare_motion(task, _REPLAY_GOALS.value, 100, scripted=False)}
+        for physics in _PHYSICS.value:
+            yield from motions(task, checks, physics)
     if "policies" in checks:
         for scene in dict.fromkeys(task.scene for task in chosen):
             sharing = tuple(task for task in chosen if task.scene == scene)
-            for row in compare_policies(sharing, _GOALS.value, _STEPS.value):
-                yield {"check": "policies", **row}
+            for physics in _PHYSICS.value:
+                for row in compare_policies(sharing, _GOALS.value, _STEPS.value, physics):
+                    yield {"check": "policies", "physics": physics, **row}
+
+
+def motions(task: Task, checks: list[str], physics: str) -> Iterator[Row]:
+    """Replays of one task in one engine."""
+    kinds = ["scripted", "walk"] if "replay" in checks else []
+    if "free" in checks and task.name == "reach":
+        kinds.append("uniform")
+    for kind in kinds:
+        found = compare_motion(task, _REPLAY_GOALS.value, _REPLAY_STEPS.value, kind, physics)
+        yield {"check": "replay", "actions": kind, "task": task.name, "physics": physics, **found}
 
 
 def main(argv: list[str]) -> None:

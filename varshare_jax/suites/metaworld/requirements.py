@@ -12,9 +12,14 @@ _NEEDED = {
 }
 
 
-def check() -> None:
-    """Raises UserError where a package is missing or of another version than was tested."""
+def check(physics: str = "mujoco") -> None:
+    """Raises UserError where a package is missing or of another version than was tested.
+
+    `physics` is the engine in use, of which `mjx` needs a package more.
+    """
     for package, (wanted, why) in _NEEDED.items():
+        if package == "mujoco-mjx" and physics != "mjx":
+            continue
         try:
             found = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -1,6 +1,11 @@
-"""Meta-World's scenes, from the installed package's XML and meshes, in a form that MJX can step.
+"""Meta-World's scenes, from the installed package's XML and meshes, in forms made for stepping.
 
-What changes against the original, and why:
+`plain` is for MuJoCo itself: what only serves to be seen goes. All that collides stays as it is,
+and so do cones and solver. The body that a task moves becomes one whose position is part of the
+state; sensors tell where things are. It moves as the original does to the last bits, which is why
+bodies without joints are not fused: what that rounds differently is millimetres in a grasp.
+
+`reduced` is for MJX. What changes against the original, and why:
 - visual geoms, unused meshes and materials go; inertias are frozen first, so no mass changes;
 - bodies without joints are fused with their parents: 13 bodies remain of 34, the motion is the
   same to rounding;
@@ -14,6 +19,8 @@ What changes against the original, and why:
 
 import dataclasses
 import functools
+import itertools
+from collections.abc import Collection, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -99,6 +106,61 @@ def settled(scene: str, hand: tuple[float, float, float]) -> Settled:
         mujoco.mj_step(model, data, nstep=FRAME_SKIP)
     return Settled(*(np.array(x) for x in (data.qpos, data.qvel, data.qacc_warmstart,
                                            data.xpos, data.xquat)))
+
+
+def plain(scene: str, body: str, seen: Sequence[tuple[str, str, str]]) -> Any:
+    """MuJoCo's model of the scene as MuJoCo steps it; `body` ('' for none) can be placed.
+
+    `seen` are its sensors: what (pos or quat) they tell of which kind (body, geom or site) and
+    name. Numbers that are not finite stay so; MuJoCo's default is to start over without a word.
+    """
+    model = original(scene)
+    import mujoco
+
+    spec = mujoco.MjSpec.from_file(path(scene))
+    _freeze_inertias(spec, model)
+    shown = {name for _, kind, name in seen if kind == "geom"}
+    for index, geom in enumerate(list(spec.geoms)):
+        geom.material = ""
+        touches = model.geom_contype[index] or model.geom_conaffinity[index]
+        if not touches and geom.name not in shown:
+            spec.delete(geom)
+    _drop_decoration(spec, keep={geom.meshname for geom in spec.geoms})
+    spec.body("mocap").quat = MOCAP_QUAT
+    if body:
+        spec.body(body).mocap = True
+        _keep_collisions(spec, model)
+    kinds = {"body": mujoco.mjtObj.mjOBJ_XBODY, "geom": mujoco.mjtObj.mjOBJ_GEOM,
+             "site": mujoco.mjtObj.mjOBJ_SITE}
+    for index, (what, kind, name) in enumerate(seen):
+        spec.add_sensor(name=f"seen_{index}", objtype=kinds[kind], objname=name,
+                        type=getattr(mujoco.mjtSensor, f"mjSENS_FRAME{what.upper()}"))
+    spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
+    compiled = spec.compile()
+    compiled.eq_data[0] = _WELD
+    return compiled
+
+
+def _keep_collisions(spec: Any, model: Any) -> None:
+    """Lets a body collide with what it moves in, as it may where that is fixed to the world.
+
+    MuJoCo leaves out pairs of parent and child, but not where the parent is fixed; to it, what can
+    be placed is not. So the rule is switched off and written out for all other pairs.
+    """
+    import mujoco
+
+    spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_FILTERPARENT
+    welded, bodies = model.body_weldid, _touching_bodies(model)
+    for child, parent in itertools.product(bodies, bodies):
+        if welded[parent] == welded[model.body_parentid[welded[child]]]:
+            spec.add_exclude(name=f"apart_{child}_{parent}", bodyname1=model.body(child).name,
+                             bodyname2=model.body(parent).name)
+
+
+def _touching_bodies(model: Any) -> list[int]:
+    """Bodies that can move and have geoms that collide."""
+    touches = (model.geom_contype != 0) | (model.geom_conaffinity != 0)
+    return [int(body) for body in np.unique(model.geom_bodyid[touches]) if model.body_weldid[body]]
 
 
 def reduced(scene: str, body: str, settings: Settings) -> Any:
@@ -202,7 +264,9 @@ def _index_within(model: Any, index: int) -> int:
                for g in range(index) if model.geom_bodyid[g] == body)
 
 
-def _drop_decoration(spec: Any) -> None:
+def _drop_decoration(spec: Any, keep: Collection[str] = ()) -> None:
+    """Deletes what nothing collides with; meshes of the names in `keep` stay."""
     for kind in ("meshes", "materials", "textures", "cameras", "lights"):
         for item in list(getattr(spec, kind)):
-            spec.delete(item)
+            if kind != "meshes" or item.name not in keep:
+                spec.delete(item)

@@ -27,20 +27,32 @@ class Probe(NamedTuple):
 
     def read(self, positions: jax.Array, quats: jax.Array, qpos: jax.Array) -> Snapshot:
         """Snapshot from all bodies' positions [B, 3] and quaternions [B, 4], and qpos [Q]."""
-        points = positions[self.bodies] + rotate(quats[self.bodies], jnp.asarray(self.offsets))
+        found = positions[self.bodies] + rotate(quats[self.bodies], jnp.asarray(self.offsets))
         quat = multiply(quats[self.bodies[self.object]], jnp.asarray(self.quat))
-        joint = qpos[self.joint] if self.joint >= 0 else jnp.zeros_like(qpos[0])
-        fixed, (obj, *landmarks) = points[:self.object], points[self.object:]
-        landmarks = jnp.stack(landmarks) if landmarks else jnp.zeros((0, 3), points.dtype)
-        return Snapshot(*fixed, object=obj, object_quat=quat, landmarks=landmarks, joint=joint)
+        return assemble(found, quat, qpos, self.joint)
+
+
+def points(task: Task) -> tuple[tuple[str, str], ...]:
+    """The P points of a task's snapshot, each a kind (body, geom or site) and a name."""
+    return (*_POINTS, task.frame, *(("site", name) for name in task.landmarks))
 
 
 def probe(task: Task, model: Any) -> Probe:
     """The probe of a task in MuJoCo's model of its original scene."""
-    points = (*_POINTS, task.frame, *(("site", name) for name in task.landmarks))
-    bodies, offsets, quats = zip(*(_place(model, *point) for point in points), strict=True)
+    placed = (_place(model, *point) for point in points(task))
+    bodies, offsets, quats = zip(*placed, strict=True)
     joint = int(model.joint(task.joint).qposadr.item()) if task.joint else -1
     return Probe(np.array(bodies), np.array(offsets), np.array(quats[len(_POINTS)]), joint)
+
+
+def assemble(found: jax.Array, quat: jax.Array, qpos: jax.Array, joint: int) -> Snapshot:
+    """Snapshot from the positions [P, 3] of its points, the observed frame's quaternion [4] and
+    qpos [Q], where `joint` is the index of the object's joint, -1 if it is free.
+    """
+    fixed, (obj, *landmarks) = found[:len(_POINTS)], found[len(_POINTS):]
+    landmarks = jnp.stack(landmarks) if landmarks else jnp.zeros((0, 3), found.dtype)
+    return Snapshot(*fixed, object=obj, object_quat=quat, landmarks=landmarks,
+                    joint=qpos[joint] if joint >= 0 else jnp.zeros_like(qpos[0]))
 
 
 def in_model(found: Probe, original: Any, other: Any) -> Probe:

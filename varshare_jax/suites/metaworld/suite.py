@@ -1,8 +1,8 @@
-"""MT10, MT3 and single Meta-World tasks as a suite: every scene steps in one compiled function."""
+"""MT10, MT3 and single Meta-World tasks as a suite, whichever engine steps their scenes."""
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,16 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from varshare_jax.errors import UserError
+from varshare_jax.suites import metaworld
 from varshare_jax.suites.base import Suite
-from varshare_jax.suites.metaworld import render, scenes, snapshots, tasks
+from varshare_jax.suites.metaworld import physics, render, scenes, snapshots, tasks
 from varshare_jax.suites.metaworld.physics import Physics, State
 from varshare_jax.suites.metaworld.scenes import Settings
 from varshare_jax.suites.metaworld.settings import MetaWorldConfig
 from varshare_jax.suites.metaworld.tasks import Setup, Snapshot, Task
 from varshare_jax.types import Continuous, Step
 
-VERSION = "1"
-_BYTES_PER_ENV = 60_000  # XLA's temporaries for one env of a scene, measured on the CPU
+VERSION = "2"
+_BYTES_PER_ENV = {"mjx": 60_000, "mujoco": 10_000}  # for one env of a scene, measured on the CPU
 _CANDIDATES = 16  # draws of a random vector; all lie too near each other once in 1e14 resets
 
 
@@ -45,17 +46,21 @@ class Placed(NamedTuple):
 class TaskEnv:
     """One task in its scene; all methods are pure and for one env."""
 
-    def __init__(self, task: Task, physics: Physics, options: MetaWorldConfig):
-        self.task, self.physics, self.options = task, physics, options
+    def __init__(self, task: Task, widths: tuple[int, int], options: MetaWorldConfig):
+        self.task, self.widths, self.options = task, widths, options
         original = scenes.original(task.scene)
-        probe = snapshots.probe(task, original)
-        self.probe = snapshots.in_model(probe, original, physics.model)
+        self._probe = probe = snapshots.probe(task, original)
+        self._free = original.nq - 7  # where a free object's position starts in qpos
         moves = _moves_with(original, task.body)[probe.bodies]
         self._moves = moves[probe.object:].astype(np.float32)[:, None]
         settled = scenes.settled(task.scene, task.hand)
         snapshot = probe.read(settled.positions, settled.quats, settled.qpos)
+        home = original.body(task.body).pos if task.body else np.zeros(3)
         self._settled = jax.tree.map(jnp.asarray, Placed(
-            settled.qpos, settled.qvel, settled.warmstart, snapshot, physics.home))
+            settled.qpos, settled.qvel, settled.warmstart, snapshot, home))
+        rounded = settled.qpos, settled.qvel, settled.warmstart, task.hand
+        self._rest = [jnp.asarray(physics.rounded_off(x)) for x in rounded]
+        self._object_rest = physics.rounded_off(settled.positions[probe.bodies[probe.object]])
 
     def reset(self, key: jax.Array) -> tuple[EnvState, jax.Array]:
         """A new episode with a random vector of its own: (state, observation [39])."""
@@ -77,42 +82,52 @@ class TaskEnv:
         place = vector[-3:] if task.body else settled.home
         snapshot, setup = self._settled_at(place), self.setup(vector)
         qpos, qvel = settled.qpos, settled.qvel
+        rest = State(*self._rest, place, qpos[:0])
         if task.joint:
             shown = jnp.array(task.shown_start)
             if task.start:
-                qpos = qpos.at[self.probe.joint].set(task.start)
+                joint = self._probe.joint
+                qpos = qpos.at[joint].set(task.start)
+                rest = rest._replace(qpos=rest.qpos.at[:, joint].set(
+                    physics.rounded_off(task.start)))
         else:
-            first = self._free
-            shown = setup.object - qpos[first:first + 3]
-            qpos = qpos.at[first:first + 3].set(setup.object)
-            qvel = qvel.at[first:first + 6].set(0)
+            shown = setup.object - qpos[self._free:self._free + 3]
+            qpos, qvel, rest = self._place_object(setup.object, qpos, qvel, rest)
         frame = task.observe(snapshot._replace(object=snapshot.object + shown))
         mocap = jnp.array(task.hand, qpos.dtype)
-        physics = State(qpos, qvel, settled.warmstart, mocap, place)
-        state = EnvState(physics, setup, frame, jnp.int32(0))
+        moving = State(qpos, qvel, settled.warmstart, mocap, place, qpos[:0]).padded(self.widths)
+        moving = moving._replace(rest=rest.padded(self.widths).packed)
+        state = EnvState(moving, setup, frame, jnp.int32(0))
         return state, self._observation(frame, frame, setup.target)
+
+    def _place_object(self, where: jax.Array, qpos: jax.Array, qvel: jax.Array,
+                      rest: State) -> tuple[jax.Array, jax.Array, State]:
+        """Puts the free object at `where` [3], at rest."""
+        place, moves = slice(self._free, self._free + 3), slice(self._free, self._free + 6)
+        as_settled = where == self._settled.snapshot.object  # its height, in some tasks
+        missing = jnp.where(as_settled, self._object_rest, 0.0)
+        rest = rest._replace(qpos=rest.qpos.at[:, place].set(missing),
+                             qvel=rest.qvel.at[:, moves].set(0))
+        return qpos.at[place].set(where), qvel.at[moves].set(0), rest
 
     def setup(self, vector: jax.Array) -> Setup:
         """What the episode of a random vector [K] is about."""
         place = vector[-3:] if self.task.body else self._settled.home
         return self.task.setup(vector, self._settled_at(place))
 
-    @property
-    def _free(self) -> int:
-        """Where the free object's position starts in qpos."""
-        return self.physics.model.nq - 7
-
-    def finish(self, key: jax.Array, before: EnvState, moved: State,
+    def finish(self, key: jax.Array, before: EnvState, moved: State, snapshot: Snapshot,
                action: jax.Array) -> tuple[EnvState, Step]:
         """The step that led from `before` to the physics `moved`, and a new episode if it ended.
 
-        Physics that left the finite numbers is not followed: the episode is cut off there.
+        Physics that left the finite numbers is not followed: the episode is cut off there, with
+        what was shown before and, as in Meta-World, without reward.
         """
         finite = jnp.all(jnp.isfinite(moved.qpos)) & jnp.all(jnp.isfinite(moved.qvel))
         moved = _where(finite, moved, before.physics)
-        snapshot = self.physics.read(self.probe, moved)
-        frame, time = self.task.observe(snapshot), before.time + 1
+        snapshot = _where(finite, snapshot, self._settled.snapshot)
+        frame, time = jnp.where(finite, self.task.observe(snapshot), before.frame), before.time + 1
         reward, success = self.task.judge(self.options.reward, snapshot, action, before.setup)
+        reward, success = jnp.where(finite, reward, 0.0), success & finite
         obs = self._observation(self.task.clip(frame), self.task.clip(before.frame),
                                 self.task.goal(before.setup))
         done = (time >= self.options.horizon) | ~finite
@@ -143,89 +158,63 @@ def _moves_with(model, body: str) -> np.ndarray:
     return moves
 
 
-class Group(NamedTuple):
-    """Tasks of one scene: their indices among the suite's, which share one compiled step."""
-
-    tasks: tuple[int, ...]
-    physics: Physics
-
-
 class MetaWorldSuite(Suite):
-    """Meta-World tasks, MJX physics. Auto-resets draw new goals and object positions."""
+    """Meta-World tasks. Auto-resets draw new goals and object positions.
+
+    `options.physics` names the engine (`physics_here`); `settings` are MJX's. Raises UserError
+    for an engine that the device cannot run, or more threads than there are cores.
+    """
 
     has_success, splits = True, False
     reference = "metaworld 3.0.0"
 
     def __init__(self, name: str, chosen: list[Task], options: MetaWorldConfig,
                  settings: Settings | None = None):
-        self.name, self.version, self.options = name, VERSION, options
+        self.name, self.options = name, options
         self.task_names = tuple(task.name for task in chosen)
         self.horizon = options.horizon
         self.action_space = Continuous(4)
         self.observation_size = tasks.OBSERVATION_SIZE + options.one_hot * len(chosen)
-        self.compiler_options = compiler_options()
-        self.groups = _groups(chosen, settings or Settings())
-        of_task = {m: group.physics for group in self.groups for m in group.tasks}
-        self.envs = [TaskEnv(task, of_task[m], options) for m, task in enumerate(chosen)]
-        models = [group.physics.model for group in self.groups]
-        self._widths = max(model.nq for model in models), max(model.nv for model in models)
+        self.physics = _physics(chosen, options, settings)
+        self.version = f"{VERSION}-{self.physics.name}"
+        self.compiler_options = compiler_options() if self.physics.name == "mjx" else {}
+        self.envs = [TaskEnv(task, self.physics.widths, options) for task in chosen]
 
     def reset(self, keys):
-        _check_memory(*keys.shape)
+        _check_memory(self.physics.name, *keys.shape)
         states, obs = zip(*(jax.vmap(env.reset)(k)
                             for env, k in zip(self.envs, keys, strict=True)), strict=True)
-        return self.stack(states), self._identify(jnp.stack(obs))
+        return stack(states), self._identify(jnp.stack(obs))
 
     def step(self, keys, state, action):
-        before = [self.of_task(state, m) for m in range(self.num_tasks)]
-        moved = self._move([b.physics for b in before], action)
+        moved, seen = self.physics.step(state.physics, action)
         states, steps = zip(*(
-            jax.vmap(env.finish)(keys[m], before[m], moved[m], action[m])
+            jax.vmap(env.finish)(keys[m], self.of_task(state, m), self.of_task(moved, m), seen[m],
+                                 action[m])
             for m, env in enumerate(self.envs)), strict=True)
-        steps = jax.tree.map(lambda *x: jnp.stack(x), *steps)
-        return self.stack(states), steps._replace(obs=self._identify(steps.obs),
-                                                   final_obs=self._identify(steps.final_obs))
+        steps = stack(steps)
+        return stack(states), steps._replace(obs=self._identify(steps.obs),
+                                             final_obs=self._identify(steps.final_obs))
 
     def render(self, state: EnvState, task: int, env: int = 0, *, width: int = 480,
                height: int = 480) -> np.ndarray:
         """A picture [height, width, 3] (uint8) of one env of `state`; see `render.picture`."""
         one = jax.tree.map(lambda x: np.asarray(x[env], float), self.of_task(state, task))
-        return render.picture(self.envs[task].task, one.physics.qpos, one.physics.placed,
-                              one.setup.target, width, height)
+        drawn, own = self.envs[task].task, one.physics.cut(self.physics.sizes[task])
+        return render.picture(drawn, own.qpos, own.placed, one.setup.target, width, height)
 
-    def _move(self, before: list[State], action: jax.Array) -> list[State]:
-        """Steps each scene once, with the envs [N] of all its tasks in one batch."""
-        moved: dict[int, State] = {}
-        for count, group in enumerate(self.groups, 1):
-            if self.tracing:
-                self.tracing(f"scene {count} of {len(self.groups)}: {group.physics.scene}")
-            batch = jax.tree.map(lambda *x: jnp.concatenate(x), *(before[m] for m in group.tasks))
-            batch = jax.vmap(group.physics.step)(
-                batch, jnp.concatenate([action[m] for m in group.tasks]))
-            num_envs = action.shape[1]
-            for i, m in enumerate(group.tasks):
-                own = slice(i * num_envs, (i + 1) * num_envs)
-                moved[m] = jax.tree.map(lambda x, own=own: x[own], batch)
-        return [moved[m] for m in range(self.num_tasks)]
+    @property
+    def tracing(self) -> Callable[[str], None] | None:
+        """Who hears how far JAX's tracing has come; MJX's takes long."""
+        return getattr(self.physics, "tracing", None)
 
-    def stack(self, states: Sequence[EnvState]) -> EnvState:
-        """Tasks' states (leaves [N, ...]) as one, padded to the largest scene: [M, N, ...]."""
-        def pad(x: jax.Array, width: int) -> jax.Array:
-            return jnp.pad(x, ((0, 0), (0, width - x.shape[-1])))
+    @tracing.setter
+    def tracing(self, told: Callable[[str], None] | None) -> None:
+        self.physics.tracing = told
 
-        padded = [state._replace(physics=state.physics._replace(
-            qpos=pad(state.physics.qpos, self._widths[0]),
-            qvel=pad(state.physics.qvel, self._widths[1]),
-            warmstart=pad(state.physics.warmstart, self._widths[1]))) for state in states]
-        return jax.tree.map(lambda *x: jnp.stack(x), *padded)
-
-    def of_task(self, state: EnvState, m: int) -> EnvState:
-        """The states [N, ...] of one task, without padding."""
-        one = jax.tree.map(lambda x: x[m], state)
-        model = self.envs[m].physics.model
-        return one._replace(physics=one.physics._replace(
-            qpos=one.physics.qpos[:, :model.nq], qvel=one.physics.qvel[:, :model.nv],
-            warmstart=one.physics.warmstart[:, :model.nv]))
+    def of_task(self, state: Any, m: int) -> Any:
+        """The states [N, ...] of one task."""
+        return jax.tree.map(lambda x: x[m], state)
 
     def one_hot(self, m: int) -> np.ndarray:
         """What is appended to observations of task m: its one-hot code [M] or nothing [0]."""
@@ -239,10 +228,20 @@ class MetaWorldSuite(Suite):
         return jnp.concatenate([obs, codes], -1)
 
 
-def _groups(chosen: Sequence[Task], settings: Settings) -> list[Group]:
-    scenes_of = dict.fromkeys((task.scene, task.body) for task in chosen)
-    return [Group(tuple(m for m, task in enumerate(chosen) if (task.scene, task.body) == key),
-                  Physics(*key, settings)) for key in scenes_of]
+def _physics(chosen: Sequence[Task], options: MetaWorldConfig,
+             settings: Settings | None) -> Physics:
+    if metaworld.physics_here(options) == "mjx":
+        from varshare_jax.suites.metaworld.mjx_physics import MjxPhysics
+
+        return MjxPhysics(chosen, settings)
+    from varshare_jax.suites.metaworld.mujoco_physics import MujocoPhysics
+
+    return MujocoPhysics(chosen, physics.threads(options))
+
+
+def stack(trees: Sequence[Any]) -> Any:
+    """Tasks' states or steps (leaves [N, ...]) as one, [M, N, ...]."""
+    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
 
 def compiler_options() -> dict[str, Any]:
@@ -261,17 +260,17 @@ def _where(condition: jax.Array, one: Any, other: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)
 
 
-def _check_memory(num_tasks: int, num_envs: int) -> None:
+def _check_memory(engine: str, num_tasks: int, num_envs: int) -> None:
     """Raises UserError before the compilation of what could not run after it."""
     device = jax.devices()[0]
     if device.platform == "cpu":
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     else:
         available = (device.memory_stats() or {}).get("bytes_limit", math.inf)
-    needed = _BYTES_PER_ENV * num_tasks * num_envs
+    needed = _BYTES_PER_ENV[engine] * num_tasks * num_envs
     if needed > available:
         raise UserError(
             f"{num_envs} envs of each of {num_tasks} Meta-World tasks need about "
             f"{needed / 2**30:.1f} GiB for their physics alone; the device has "
             f"{available / 2**30:.1f} GiB: set --ppo.num_envs (or episodes of an evaluation) to "
-            f"{int(available / _BYTES_PER_ENV / num_tasks)} at most")
+            f"{int(available / _BYTES_PER_ENV[engine] / num_tasks)} at most")

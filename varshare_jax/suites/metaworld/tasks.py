@@ -422,12 +422,15 @@ def _window_v1(frame, snapshot, action, setup):
 
 # ---------------------------------------------------------------------------------------- table
 
-_PUCK_HAND, _FAR_HAND = (0.0, 0.6, 0.2), (0.0, 0.4, 0.2)
+_PUCK_HAND = (0.0, 0.6, 0.2)
+# Some of Meta-World's tasks keep the place of the hand in float32.
+_DRAWER_HAND, _FAR_HAND = (tuple(np.float32(point).tolist())
+                           for point in (_PUCK_HAND, (0.0, 0.4, 0.2)))
 _PUCK = {"hand": _PUCK_HAND, "frame": ("body", "obj"), "quat": "real_last", "apart": 0.15,
          "scene": "sawyer_push_v3"}  # the scenes of reach, push and pick-place do not differ
 _PUCK_LOW, _PUCK_HIGH = (-0.1, 0.6, 0.02), (0.1, 0.7, 0.02)
 _DRAWER = {"scene": "sawyer_drawer", "low": (-0.1, 0.9, 0.0), "high": (0.1, 0.9, 0.0),
-           "hand": _PUCK_HAND, "frame": ("body", "drawer_link"), "body": "drawer",
+           "hand": _DRAWER_HAND, "frame": ("body", "drawer_link"), "body": "drawer",
            "joint": "goal_slidey"}
 _WINDOW = {"scene": "sawyer_window_horizontal", "hand": _FAR_HAND, "body": "window",
            "joint": "window_slide", "radius": 0.05, "v1": _window_v1}
