@@ -33,6 +33,7 @@ class OnPolicyConfig(AlgorithmConfig):
     gae_lambda: float = field(0.95, "λ of generalised advantage estimation", traced=True, least=0,
                               most=1)
     value_coefficient: float = field(0.5, "weight of the value loss", traced=True, least=0)
+    entropy_coefficient: float = field(0.01, "weight of the entropy bonus", traced=True, least=0)
     normalize_advantage: bool = field(True, "standardise advantages per task and minibatch")
     popart_rate: float = field(0.0, "rate at which PopArt's per-task value statistics follow the "
                                     "returns, which the critic then predicts standardised; 0: "

@@ -25,7 +25,6 @@ class PPOConfig(OnPolicyConfig):
     clip: float = field(0.2, "clip range ε of the surrogate and of the value loss", traced=True,
                         above=0)
     clip_value: bool = field(True, "clip the value loss as well")
-    entropy_coefficient: float = field(0.01, "weight of the entropy bonus", traced=True, least=0)
     target_kl: float = field(0.0, "skip the epochs left once the approximate KL of the policy "
                                   "exceeds this; 0 never does", least=0)
 

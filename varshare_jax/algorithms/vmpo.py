@@ -20,7 +20,7 @@ from varshare_jax.algorithms.on_policy import OnPolicy, OnPolicyConfig
 from varshare_jax.algorithms.rollout import collect, episode_metrics
 from varshare_jax.methods.base import Metrics, Scalars
 from varshare_jax.networks.critics import make_critic
-from varshare_jax.settings import field
+from varshare_jax.settings import changed, field
 from varshare_jax.types import Continuous, TrainState
 
 
@@ -30,6 +30,7 @@ class VMPOConfig(OnPolicyConfig):
 
     section = "vmpo"
 
+    entropy_coefficient: float = changed(OnPolicyConfig, "entropy_coefficient", 0.0)
     epsilon: float = field(0.5, "bound ε on the KL of the better half's weights from uniform ones",
                            traced=True, above=0)
     epsilon_policy: float = field(0.01, "bound on KL(target ‖ policy) of discrete actions",
@@ -131,9 +132,10 @@ def vmpo_loss(problem: Problem, scalars: Scalars, duals: dict[str, jax.Array], b
     value_loss = per_task(make_critic(problem.config.network).error(
         on_policy.rescaled(problem, forward.variables, outputs["critic"]), batch.target,
         batch.value, None))
-    loss = policy_loss + trust + problem.scalar(scalars, "value_coefficient") * value_loss
-    return loss, {"policy_loss": policy_loss, "value_loss": value_loss,
-                  "entropy": per_task(outputs["actor"].entropy()),
+    entropy = per_task(outputs["actor"].entropy())
+    loss = (policy_loss + trust + problem.scalar(scalars, "value_coefficient") * value_loss
+            - problem.scalar(scalars, "entropy_coefficient") * entropy)
+    return loss, {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy,
                   **{f"kl_{name}": kl for name, kl in kls.items()}}
 
 
