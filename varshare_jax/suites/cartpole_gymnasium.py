@@ -1,26 +1,26 @@
-"""Gymnasium's CartPole under a `Disturbance`; apart, because importing it needs Gymnasium."""
+"""Gymnasium's CartPole under a disturbance; apart, because importing it needs Gymnasium."""
 
 from collections import deque
 
 import gymnasium
 import numpy as np
 
-from varshare_jax.suites.cartpole_disturbed import Disturbance
-
 
 class Disturbed(gymnasium.Wrapper):
     """Late actions, noise and hidden quantities by the rules of `DisturbedCartPole`."""
 
-    def __init__(self, env: gymnasium.Env, disturbance: Disturbance):
+    def __init__(self, env: gymnasium.Env, delay: int, noise: tuple[float, ...],
+                 observed: tuple[int, ...]):
         super().__init__(env)
-        self._disturbance, self._force = disturbance, env.unwrapped.force_mag
-        self._pending = deque()
-        shown, whole = list(disturbance.observed), env.observation_space
-        self.observation_space = gymnasium.spaces.Box(whole.low[shown], whole.high[shown])
+        self._delay, self._noise, self._observed = delay, noise, list(observed)
+        self._pending, self._force = deque(), env.unwrapped.force_mag
+        whole = env.observation_space
+        self.observation_space = gymnasium.spaces.Box(whole.low[self._observed],
+                                                      whole.high[self._observed])
 
     def reset(self, *, seed=None, options=None):
         obs, info = self.env.reset(seed=seed, options=options)
-        self._pending = deque([None] * self._disturbance.delay)
+        self._pending = deque([None] * self._delay)
         return self._seen(obs), info
 
     def step(self, action):
@@ -31,5 +31,5 @@ class Disturbed(gymnasium.Wrapper):
         return self._seen(obs), *rest
 
     def _seen(self, obs: np.ndarray) -> np.ndarray:
-        noise = self.np_random.normal(0.0, self._disturbance.noise)
-        return (obs + noise).astype(obs.dtype)[list(self._disturbance.observed)]
+        noise = self.np_random.normal(0.0, self._noise)
+        return (obs + noise).astype(obs.dtype)[self._observed]

@@ -1,11 +1,9 @@
 """Meta-World in MuJoCo or MJX: MT10, MT3 and single tasks (docs/metaworld.md)."""
 
-import jax
-
-from varshare_jax.errors import UserError, unknown
+from varshare_jax.errors import unknown
 from varshare_jax.suites.base import Suite
 from varshare_jax.suites.metaworld import requirements, tasks
-from varshare_jax.suites.metaworld.settings import MetaWorldConfig
+from varshare_jax.suites.metaworld.settings import MetaWorldConfig, physics_here
 
 __all__ = ["BENCHMARKS", "make", "owns", "physics_here"]
 
@@ -15,23 +13,6 @@ BENCHMARKS = {"mt10": tuple(tasks.TASKS), "mt3": ("reach", "push", "pick-place")
 def owns(name: str) -> bool:
     """Whether a suite of that name is made here."""
     return name in BENCHMARKS or name.partition(":")[0] == "mt1"
-
-
-def physics_here(options: MetaWorldConfig, required: bool = True) -> str:
-    """The engine that `options` ask for: `auto` is MuJoCo on a CPU, MJX on an accelerator.
-
-    Where JAX's device cannot run it: raises UserError, or names the one it can if not `required`.
-    """
-    device = jax.default_backend()
-    own = "mujoco" if device == "cpu" else "mjx"
-    if options.physics == "auto":
-        return own
-    if options.physics == "mujoco" and own != "mujoco":
-        if not required:
-            return own
-        raise UserError(f"--metaworld.physics=mujoco: runs on a CPU, but JAX computes on a "
-                        f"{device}; allowed here: auto, mjx (or set JAX_PLATFORMS=cpu)")
-    return options.physics
 
 
 def make(name: str, options: MetaWorldConfig) -> Suite:

@@ -1,7 +1,10 @@
-"""The settings of Meta-World's suites."""
+"""The settings of Meta-World's suites, and which engine they mean on this machine."""
 
 import dataclasses
 
+import jax
+
+from varshare_jax.errors import UserError
 from varshare_jax.settings import Section, field
 
 
@@ -19,3 +22,20 @@ class MetaWorldConfig(Section):
     horizon: int = field(500, "steps of an episode", above=0)
     observe_goal: bool = field(True, "show the goal, as MT benchmarks do; else zeros in its place")
     one_hot: bool = field(False, "append the task's one-hot code to its observations")
+
+
+def physics_here(options: MetaWorldConfig, required: bool = True) -> str:
+    """The engine that `options` ask for: `auto` is MuJoCo on a CPU, MJX on an accelerator.
+
+    Where JAX's device cannot run it: raises UserError, or names the one it can if not `required`.
+    """
+    device = jax.default_backend()
+    own = "mujoco" if device == "cpu" else "mjx"
+    if options.physics == "auto":
+        return own
+    if options.physics == "mujoco" and own != "mujoco":
+        if not required:
+            return own
+        raise UserError(f"--metaworld.physics=mujoco: runs on a CPU, but JAX computes on a "
+                        f"{device}; allowed here: auto, mjx (or set JAX_PLATFORMS=cpu)")
+    return options.physics

@@ -10,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from varshare_jax.errors import UserError
-from varshare_jax.suites import metaworld
 from varshare_jax.suites.base import Suite
 from varshare_jax.suites.metaworld import physics, render, scenes, snapshots, tasks
 from varshare_jax.suites.metaworld.physics import Physics, State
 from varshare_jax.suites.metaworld.scenes import Settings
-from varshare_jax.suites.metaworld.settings import MetaWorldConfig
+from varshare_jax.suites.metaworld.settings import MetaWorldConfig, physics_here
 from varshare_jax.suites.metaworld.tasks import Setup, Snapshot, Task
 from varshare_jax.types import Continuous, Step
 
@@ -230,7 +229,7 @@ class MetaWorldSuite(Suite):
 
 def _physics(chosen: Sequence[Task], options: MetaWorldConfig,
              settings: Settings | None) -> Physics:
-    if metaworld.physics_here(options) == "mjx":
+    if physics_here(options) == "mjx":
         from varshare_jax.suites.metaworld.mjx_physics import MjxPhysics
 
         return MjxPhysics(chosen, settings)
