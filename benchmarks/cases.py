@@ -63,6 +63,18 @@ def _peer_dqn(replay: int, updates: int) -> Case:
     return Case("rejax_dqn", settings, {"updates": 2, "replay": 128})
 
 
+def _dqn(suite: str, chunk: int) -> Case:
+    """The work of rejax's DQN for every task: n-step and decay of the learning rate turned off."""
+    settings = {
+        "algorithm": "dqn", "suite": suite, "method": "hard_sharing", "num_seeds": 1,
+        "network.hidden": [64, 64], "network.activation": "tanh", "run.log_every": chunk,
+        "dqn.num_envs": 10, "dqn.rollout_length": 1, "dqn.gradient_steps": 5,
+        "dqn.batch_size": 100, "dqn.replay_size": 50_000, "dqn.learning_starts": 100,
+        "dqn.n_step": 1, "dqn.target_rate": 0.02, "dqn.anneal_learning_rate": False}
+    return Case("train", settings, {"dqn.replay_size": 128, "network.hidden": [8],
+                                    "run.log_every": 2})
+
+
 CASES: dict[str, Case] = {
     "16 seeds, 10x64": _ours("cartpole10", "hard_sharing", 64, seeds=16, chunk=1,
                              smoke=False),
@@ -82,6 +94,8 @@ CASES: dict[str, Case] = {
     "purejaxrl 64": _peer("purejaxrl", 64, 30),
     "single task": _ours("cartpole", "hard_sharing", 64),
     "rejax 64": _peer("rejax", 64, 30),
+    "dqn": _dqn("cartpole", 500),
+    "dqn, ten tasks": _dqn("cartpole10", 100),
     "rejax dqn": _peer_dqn(50_000, 100),
     "rejax dqn, small replay": _peer_dqn(2_048, 500),
     "1 seed, 1x4": _ours("cartpole", "hard_sharing", 4),
@@ -162,6 +176,11 @@ ROWS: tuple[Row, ...] = (
     Row("single", "single task / purejaxrl, steps/s", _speed("single task"),
         _speed("purejaxrl 64"), at_least=1.3),
     Row("single", "single task / rejax, steps/s", _speed("single task"), _speed("rejax 64")),
+    Row("dqn", "single task / rejax, steps/s", _speed("dqn"), _speed("rejax dqn"), at_least=1.5),
+    Row("dqn", "ten tasks in sum / rejax, steps/s", _speed("dqn, ten tasks"), _speed("rejax dqn"),
+        at_least=2.0),
+    Row("dqn", "single task / rejax with a replay of 2 k, steps/s", _speed("dqn"),
+        _speed("rejax dqn, small replay")),
     Row("dqn", "rejax, replay of 2 k / of 50 k, steps/s", _speed("rejax dqn, small replay"),
         _speed("rejax dqn")),
     Row("seeds", "16 seeds / 1 seed, 1x4, steps/s", _speed("16 seeds, 1x4"),
