@@ -36,6 +36,7 @@ class Disturbance(NamedTuple):
 POLE_ALONE = Disturbance(time_step=0.01, horizon=1000, noise=(0.0, 0.0, 0.02, 0.1),
                          observed=(2, 3))
 
+
 class DisturbedState(NamedTuple):
     """`physics`: gymnax's state; `pending`: `delay` actions that have not arrived, next first.
 
