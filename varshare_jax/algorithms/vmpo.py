@@ -31,7 +31,7 @@ class VMPOConfig(OnPolicyConfig):
     section = "vmpo"
 
     entropy_coefficient: float = changed(OnPolicyConfig, "entropy_coefficient", 0.0)
-    epsilon: float = field(0.5, "bound ε on the KL of the better half's weights from uniform ones",
+    epsilon: float = field(0.1, "bound ε on the KL of the better half's weights from uniform ones",
                            traced=True, above=0)
     epsilon_policy: float = field(0.01, "bound on KL(target ‖ policy) of discrete actions",
                                   traced=True, above=0)
