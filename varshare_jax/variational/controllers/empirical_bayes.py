@@ -16,7 +16,7 @@ class EmpiricalBayes(Fixed):
         stretch = sum(jnp.square(log_std - target) for log_std in variables.values())
         std = {layer: self.per_task(jnp.exp(log_std)) for layer, log_std in variables.items()}
         return Terms(self.per_task(scalars["varshare.beta"]), std,
-                     self.per_task(scalars["control.hyperprior"] * stretch))
+                     self.per_task(scalars["controller.hyperprior"] * stretch))
 
     def term_metrics(self, terms):
         shown = {"beta": terms.beta, "hyperprior": terms.hyperprior}
