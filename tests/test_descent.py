@@ -43,9 +43,9 @@ def stepper(learner: Learner, collections=None):
 
 
 @functools.cache
-def started(method: str):
+def started(method: str, preconditioner: str = "own"):
     """A learner, its agent after a step of all collections, scalars; not to be changed."""
-    learner = learner_of(method)
+    learner = learner_of(method, **{"ppo.preconditioner": preconditioner})
     state = learner.init(jax.random.key(0))
     agent, _ = jax.jit(stepper(learner), compiler_options=OPTIONS)(state.agent, state.scalars)
     return learner, agent, state.scalars
@@ -55,10 +55,13 @@ def same(one, other) -> list[bool]:
     return [np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True)]
 
 
-@pytest.mark.parametrize("method", ["varshare", "hard_sharing", "pcgrad", "l2_soft"])
+@pytest.mark.parametrize(("method", "preconditioner"), [
+    ("varshare", "own"), ("hard_sharing", "own"), ("pcgrad", "own"), ("l2_soft", "own"),
+    ("l2_soft", "shared")])
 @pytest.mark.parametrize(("moving", "frozen"), [("task", "shared"), ("shared", "task")])
-def test_a_frozen_collection_and_its_moments_stay_as_they_are(method, moving, frozen):
-    learner, agent, scalars = started(method)
+def test_a_frozen_collection_and_its_moments_stay_as_they_are(method, preconditioner, moving,
+                                                              frozen):
+    learner, agent, scalars = started(method, preconditioner)
     run = functools.partial(jax.jit, compiler_options=OPTIONS)
     after, metrics = run(stepper(learner, (moving,)))(agent, scalars)
     whole, _ = run(stepper(learner))(agent, scalars)

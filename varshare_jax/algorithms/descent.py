@@ -1,7 +1,7 @@
 """The one place where tasks' losses become a step of shared and of tasks' own parameters.
 
 Draws of weights -> loss and penalty -> weighing -> gradients -> combining -> clipping per task ->
-Adam. Every algorithm learns through `step`, every method by what it answers there.
+preconditioning. Every algorithm learns through `step`, every method by what it answers there.
 """
 
 import dataclasses
@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from varshare_jax.algorithms.base import Problem
+from varshare_jax.algorithms.preconditioner import init_moments, needed, precondition
 from varshare_jax.methods.base import Metrics, Params, Scalars
 from varshare_jax.methods.gradients import clip_by_task_norm, combine
 from varshare_jax.methods.lifting import MultiTaskNetwork
@@ -51,7 +51,7 @@ def init_agent(problem: Problem, key: jax.Array, scalars: Scalars) -> Agent:
         variables["prior"] = prior
     variables |= problem.algorithm.collections(problem)
     target = variables if problem.algorithm.keeps_target else {}
-    return Agent(variables, _adam(problem).init(variables), memory, target)
+    return Agent(variables, init_moments(variables), memory, target)
 
 
 def step(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array, scalars: Scalars,
@@ -61,13 +61,11 @@ def step(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array,
     Only the `collections` named move (all by default); the others cost no gradient.
     """
     names = tuple(collections or agent.variables)
-    grads, metrics = gradients(problem, agent, loss, batch, key, scalars, names)
-    grads, norms = clip_by_task_norm(grads, problem.scalar(scalars, "max_grad_norm"),
-                                     problem.suite.num_tasks)
-    moments = agent.optimizer
-    updates, moved = _adam(problem).update(
-        grads, moments._replace(mu=_only(moments.mu, names), nu=_only(moments.nu, names)))
-    optimizer = moved._replace(mu=moments.mu | moved.mu, nu=moments.nu | moved.nu)
+    grads, metrics = gradients(problem, agent, loss, batch, key, scalars, needed(problem, names))
+    grads, norms = clip_by_task_norm(
+        grads, problem.scalar(scalars, "max_grad_norm"), problem.suite.num_tasks,
+        tied=problem.settings.preconditioner == "shared")
+    updates, optimizer = precondition(problem, grads, agent.optimizer, names)
     variables = agent.variables | _descend(problem, _only(agent.variables, names), updates,
                                            scalars, rate)
     return agent.replace(variables=variables, optimizer=optimizer), metrics | norms
@@ -134,7 +132,7 @@ def _over_draws(problem: Problem, gradient: Callable) -> Callable:
 
 def _descend(problem: Problem, variables: Variables, updates: Variables, scalars: Scalars,
              rate: jax.Array) -> Variables:
-    """Variables after Adam's `updates`, each collection at its own rate."""
+    """Variables after the preconditioned `updates`, each collection at its own rate."""
     factors = problem.network.method.rates(scalars)
     rates = dict.fromkeys(variables, rate) | {
         "task": rate * problem.scalar(scalars, "task_rate"), "prior": rate * factors.prior}
@@ -178,7 +176,3 @@ def effective_step(before: Params, after: Params) -> Metrics:
 
 def _only(tree: Variables, names: tuple[str, ...]) -> Variables:
     return {name: tree[name] for name in tree if name in names}
-
-
-def _adam(problem: Problem) -> optax.GradientTransformation:
-    return optax.scale_by_adam(eps=problem.settings.adam_epsilon)

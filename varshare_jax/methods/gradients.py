@@ -161,13 +161,15 @@ def gram_matrix(grads: Any) -> jax.Array:
     return sum(g @ g.T for g in flat)
 
 
-def clip_by_task_norm(grads: Variables, max_norm: jax.Array,
-                      num_tasks: int) -> tuple[Variables, dict]:
+def clip_by_task_norm(grads: Variables, max_norm: jax.Array, num_tasks: int, *,
+                      tied: bool = False) -> tuple[Variables, dict]:
     """Scales the shared gradient, and each task's own, to a norm of at most `max_norm`.
 
     One norm over everything would let one task's gradient shrink another's, and M independent
     networks would no longer train as M single-task agents. What is learned of the prior is a few
-    numbers and stays as it is. Metrics: norms before, [M].
+    numbers and stays as it is. `tied`: the shared gradient is scaled as tasks' own are, by the mean
+    of their factors, so that clipping does not change how a step is split between the two.
+    Metrics: norms before, [M].
     """
     own = {name: branch for name, branch in grads.items() if name not in SHARED}
     squares = (jnp.sum(jnp.square(g), tuple(range(1, g.ndim))) for g in jax.tree.leaves(own))
@@ -177,6 +179,8 @@ def clip_by_task_norm(grads: Variables, max_norm: jax.Array,
                                jnp.zeros(())))
     shared_scale = jnp.minimum(1.0, max_norm / (shared_norm + 1e-6))
     task_scale = jnp.minimum(1.0, max_norm / (task_norm + 1e-6))
+    if tied:
+        shared_scale = task_scale.mean()
 
     def scale_task(g):
         return g * task_scale.reshape(-1, *(1,) * (g.ndim - 1))
