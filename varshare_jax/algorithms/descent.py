@@ -18,6 +18,7 @@ from varshare_jax.methods.base import Metrics, Params, Scalars
 from varshare_jax.methods.gradients import clip_by_task_norm, combine
 from varshare_jax.methods.lifting import MultiTaskNetwork
 from varshare_jax.types import Agent, TrainState, Variables
+from varshare_jax.variational import natural
 from varshare_jax.variational.controllers import Measured
 from varshare_jax.variational.gaussian import is_gaussian
 from varshare_jax.variational.medians import medians
@@ -51,7 +52,8 @@ def init_agent(problem: Problem, key: jax.Array, scalars: Scalars) -> Agent:
         variables["prior"] = prior
     variables |= problem.algorithm.collections(problem)
     target = variables if problem.algorithm.keeps_target else {}
-    return Agent(variables, init_moments(variables), memory, target)
+    curvature = problem.network.curvature(variables, memory, scalars, problem.samples)
+    return Agent(variables, init_moments(variables, curvature), memory, target)
 
 
 def step(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array, scalars: Scalars,
@@ -62,12 +64,19 @@ def step(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array,
     """
     names = tuple(collections or agent.variables)
     grads, metrics = gradients(problem, agent, loss, batch, key, scalars, needed(problem, names))
+    curvature = {}
+    if "task" in names and agent.optimizer.curvature:
+        grads, curvature = _curvature(problem, agent, grads, scalars)
     grads, norms = clip_by_task_norm(
         grads, problem.scalar(scalars, "max_grad_norm"), problem.suite.num_tasks,
         tied=problem.settings.preconditioner == "shared")
     updates, optimizer = precondition(problem, grads, agent.optimizer, names)
     variables = agent.variables | _descend(problem, _only(agent.variables, names), updates,
                                            scalars, rate)
+    if curvature:
+        optimizer = optimizer._replace(curvature=curvature)
+        variables |= {"task": problem.network.settle(variables, curvature["task"], agent.memory,
+                                                     scalars, problem.samples)}
     return agent.replace(variables=variables, optimizer=optimizer), metrics | norms
 
 
@@ -96,6 +105,16 @@ def gradients(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.A
     shared, conflicts = combine(combiner, grads["shared"], combine_key, scalars,
                                 problem.config.gradients.separately)
     return mean(grads, "prior") | {"shared": shared}, metrics | conflicts
+
+
+def _curvature(problem: Problem, agent: Agent, grads: Variables,
+               scalars: Scalars) -> tuple[Variables, Variables]:
+    """`grads` without those by ρ, and the running curvatures that these were turned into."""
+    rate = problem.network.method.rates(scalars).curvature
+    seen = natural.estimates(agent.variables["task"], grads["task"])
+    average = jax.tree.map(lambda h, new: (1 - rate) * h + rate * new,
+                           agent.optimizer.curvature["task"], seen)
+    return grads | {"task": natural.without_rho(grads["task"])}, {"task": average}
 
 
 def _objective(loss: Loss, samples: int, network: MultiTaskNetwork, chosen: Variables,
@@ -155,6 +174,7 @@ def finish(problem: Problem, state: TrainState, agent: Agent, metrics: Metrics, 
         state.update + 1, problem.num_updates, metrics,
         lambda: gap(network.without_residuals(variables)) - gap(variables))
     memory, steering = method.steer(agent.memory, variables, measured, state.scalars)
+    metrics |= natural.layer_means(agent.optimizer.curvature.get("task", {}))
     metrics |= effective_step(network.merge(state.agent.variables), network.merge(variables))
     agent = agent.replace(variables=variables, memory=memory)
     return agent, metrics | relative_size(variables) | steering

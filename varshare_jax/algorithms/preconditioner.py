@@ -23,17 +23,23 @@ _FIRST_DECAY, _SECOND_DECAY = 0.9, 0.999
 
 
 class Moments(NamedTuple):
-    """Adam's state: first (`mu`) and second (`nu`) moments have the leaves of the variables."""
+    """Running moments of gradients: Adam's first (`mu`) and second (`nu`), leaves as variables'.
+
+    `curvature`: of the loss by each weight that is drawn, under `task` as its variables are, where
+    a method's posteriors follow it; else {}.
+    """
 
     count: jax.Array
     mu: Variables
     nu: Variables
+    curvature: Variables
 
 
-def init_moments(variables: Variables) -> Moments:
+def init_moments(variables: Variables, curvature: Any = None) -> Moments:
     """Before the first step."""
     zeros = jax.tree.map(jnp.zeros_like, variables)
-    return Moments(jnp.zeros((), jnp.int32), zeros, zeros)
+    return Moments(jnp.zeros((), jnp.int32), zeros, zeros,
+                   {"task": curvature} if curvature else {})
 
 
 def precondition(problem: Problem, grads: Variables, moments: Moments,
@@ -57,7 +63,7 @@ def precondition(problem: Problem, grads: Variables, moments: Moments,
     steps = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + problem.settings.adam_epsilon),
                          optax.tree.bias_correction(mu, _FIRST_DECAY, count),
                          optax.tree.bias_correction(nu, _SECOND_DECAY, count))
-    return steps, Moments(count, moments.mu | mu, moments.nu | nu)
+    return steps, moments._replace(count=count, mu=moments.mu | mu, nu=moments.nu | nu)
 
 
 def needed(problem: Problem, names: tuple[str, ...]) -> tuple[str, ...]:

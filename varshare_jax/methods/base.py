@@ -45,10 +45,13 @@ class Draws(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Factors on the learning rate: of posteriors' ρ, and of the collection `prior`."""
+    """Factors on the learning rate: of posteriors' ρ, and of the collection `prior`. `curvature` is
+    the weight of a gradient step in the running mean that posteriors follow in place of ρ's steps.
+    """
 
     rho: Any = 1.0
     prior: Any = 1.0
+    curvature: Any = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +100,15 @@ class Method:
         `samples` is the n of the ELBO: how many samples the loss is a mean over.
         """
         return jnp.zeros(()), {}
+
+    def curvature(self, task: Params, terms: Any, scalars: Scalars, samples: int) -> Any:
+        """Curvatures of the loss at which one task's posteriors are as they start: arrays in the
+        tree of its Gaussians; None where σ is not to follow them."""
+        return None
+
+    def settle(self, task: Params, curvature: Any, terms: Any, samples: int) -> Params:
+        """One task's parameters with the σ that is best at these curvatures of its loss."""
+        raise NotImplementedError
 
     def init_memory(self, task: Params, scalars: Scalars) -> tuple[Params, Any]:
         """(prior, memory): parameters of the penalty that learn with the others, and the state of

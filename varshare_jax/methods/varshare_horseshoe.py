@@ -28,6 +28,7 @@ class VarShareHorseshoe(VarShare):
     """Residuals are kept as φ̃ and log s_a, log s_b, which makes s free to move without φ̃."""
 
     one_gaussian_each = False
+    gaussian_prior = False
 
     def split(self, params, key):
         """φ̃ starts at N(0, sigma_init²) and s at 1, so that φ starts as VarShare's does."""
