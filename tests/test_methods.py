@@ -118,6 +118,8 @@ def test_parameter_counts(method):
         "varshare": (3 * plain, plain, (1 + 2 * M) * plain),
         "one_hot": (plain + context, plain, plain + context),
         "contextual": (plain + context + M, plain, plain + context + M * M),
+        "contextual_pcgrad": (plain + context + M, plain, plain + context + M * M),
+        "contextual_cagrad": (plain + context + M, plain, plain + context + M * M),
         "varshare_trust_region": (3 * plain, plain, (1 + 2 * M) * plain),
         "varshare_lora": (plain + lora, plain, plain + M * lora),
         "varshare_horseshoe": (3 * plain + scales, plain, plain + M * (2 * plain + scales)),

@@ -20,7 +20,7 @@ from varshare_jax.methods.lifting import MultiTaskNetwork
 from varshare_jax.types import Agent, TrainState, Variables
 from varshare_jax.variational import natural
 from varshare_jax.variational.controllers import Measured
-from varshare_jax.variational.gaussian import is_gaussian
+from varshare_jax.variational.gaussian import Scale, is_gaussian
 from varshare_jax.variational.medians import medians
 from varshare_jax.variational.residuals import relative_size
 
@@ -151,13 +151,20 @@ def _over_draws(problem: Problem, gradient: Callable) -> Callable:
 
 def _descend(problem: Problem, variables: Variables, updates: Variables, scalars: Scalars,
              rate: jax.Array) -> Variables:
-    """Variables after the preconditioned `updates`, each collection at its own rate."""
-    factors = problem.network.method.rates(scalars)
-    rates = dict.fromkeys(variables, rate) | {
-        "task": rate * problem.scalar(scalars, "task_rate"), "prior": rate * factors.prior}
-    updates = jax.tree.map(lambda u: u.replace(rho=u.rho * factors.rho) if is_gaussian(u) else u,
-                           updates, is_leaf=is_gaussian)
-    return {name: jax.tree.map(lambda p, u, rate=rates[name]: p - rate * u, branch, updates[name])
+    """Variables after the preconditioned `updates`, each at its own rate."""
+    rates = problem.network.method.rates(scalars)
+    of_collection = dict.fromkeys(variables, rate) | {
+        "task": rate * problem.scalar(scalars, "task_rate"), "prior": rates.prior}
+
+    def moved(p: Any, u: Any, rate: jax.Array) -> Any:
+        if isinstance(u, Scale):
+            rate = rates.scale
+        elif is_gaussian(u):
+            u = u.replace(rho=u.rho * rates.rho)
+        return jax.tree.map(lambda p, u: p - rate * u, p, u)
+
+    return {name: jax.tree.map(functools.partial(moved, rate=of_collection[name]), branch,
+                               updates[name], is_leaf=is_gaussian)
             for name, branch in variables.items()}
 
 

@@ -45,12 +45,17 @@ class Draws(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Factors on the learning rate: of posteriors' ρ, and of the collection `prior`. `curvature` is
-    the weight of a gradient step in the running mean that posteriors follow in place of ρ's steps.
+    """What moves at a rate of its own.
+
+    `rho` is a factor on the means' learning rate. The others are rates in themselves, which neither
+    that one nor its annealing changes: of the collection `prior` and of posteriors that are a
+    `Scale`, both logarithms that Adam moves; and `curvature`, the weight of a gradient step in the
+    running mean that posteriors follow in place of ρ's steps.
     """
 
     rho: Any = 1.0
-    prior: Any = 1.0
+    prior: Any = 0.0
+    scale: Any = 0.0
     curvature: Any = 0.0
 
 
@@ -155,7 +160,8 @@ class Method:
                             "parameters whose gradients could be combined")
         if self.combiner not in ("mean", chosen) and chosen != "mean":
             raise UserError(f"--gradients.combine={chosen}: method {self.name} combines by "
-                            f"{self.combiner}; use --method=hard_sharing")
+                            f"{self.combiner}; use --method="
+                            f"{self.name.removesuffix(self.combiner).strip('_') or 'hard_sharing'}")
 
     @property
     def combine(self) -> Combiner | None:

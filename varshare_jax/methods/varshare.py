@@ -108,9 +108,10 @@ class VarShare(Method):
 
         `shift/<layer>` is the part that μ pays, Σ μ² / (2 σ_prior²): zero until a task departs.
         """
-        prior, by_name = terms["prior"], layers(self._priced(task), is_gaussian)
-        nats, shift = ({layer: sum(jnp.sum(entries(q, prior.std[layer])) for q in qs)
-                        for layer, qs in by_name.items()} for entries in (self.nats, self.shift))
+        prior, by_name = terms["prior"], layers(self._priced(task, terms), is_gaussian)
+        nats, shift = (
+            {layer: sum(jnp.sum(entries(q, self.prior_std(q, prior.std[layer]))) for q in qs)
+             for layer, qs in by_name.items()} for entries in (self.nats, self.shift))
         posteriors = jax.tree.leaves(self.residual(task), is_leaf=is_gaussian)
         size, total = sum(q.mean.size for q in posteriors), sum(nats.values())
         metrics = {"kl": total, **{f"kl/{layer}": kl for layer, kl in nats.items()},
@@ -154,8 +155,8 @@ class VarShare(Method):
         return jax.tree_util.tree_map_with_path(of, task, *trees, is_leaf=is_gaussian)
 
     def rates(self, scalars):
-        return Rates(scalars["varshare.rho_rate"], scalars["controller.rate"],
-                     scalars["varshare.curvature_rate"])
+        return Rates(rho=scalars["varshare.rho_rate"], prior=scalars["controller.rate"],
+                     curvature=scalars["varshare.curvature_rate"])
 
     def after_update(self, variables, losses, scalars, key):
         how = self.config.varshare.recenter
@@ -201,8 +202,9 @@ class VarShare(Method):
         """`task` as the loss sees it: without a gradient of σ where that is not learned."""
         return task if self.config.varshare.learn_sigma else natural.hold_rho(task)
 
-    def _priced(self, task):
-        """`task` as its price sees it: no gradient of ρ where σ follows the loss's curvature."""
+    def _priced(self, task, terms):
+        """`task` as its price sees it: around 0, without a gradient of ρ where σ follows the loss's
+        curvature."""
         follows = self.config.varshare.posterior == "natural"
         return natural.hold_rho(task) if follows else self._learned(task)
 
