@@ -43,9 +43,9 @@ def stepper(learner: Learner, collections=None):
 
 
 @functools.cache
-def started(method: str):
+def started(method: str, preconditioner: str = "own"):
     """A learner, its agent after a step of all collections, scalars; not to be changed."""
-    learner = learner_of(method)
+    learner = learner_of(method, **{"ppo.preconditioner": preconditioner})
     state = learner.init(jax.random.key(0))
     agent, _ = jax.jit(stepper(learner), compiler_options=OPTIONS)(state.agent, state.scalars)
     return learner, agent, state.scalars
@@ -55,10 +55,12 @@ def same(one, other) -> list[bool]:
     return [np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True)]
 
 
-@pytest.mark.parametrize("method", ["varshare", "hard_sharing", "pcgrad", "l2_soft"])
-@pytest.mark.parametrize(("moving", "frozen"), [("task", "shared"), ("shared", "task")])
-def test_a_frozen_collection_and_its_moments_stay_as_they_are(method, moving, frozen):
-    learner, agent, scalars = started(method)
+@pytest.mark.parametrize(("method", "moving", "preconditioner"), [
+    *((method, moving, "own") for method in ("varshare", "hard_sharing", "pcgrad", "l2_soft")
+      for moving in ("task", "shared")), ("l2_soft", "shared", "shared")])
+def test_a_frozen_collection_and_its_moments_stay_as_they_are(method, moving, preconditioner):
+    frozen = "shared" if moving == "task" else "task"
+    learner, agent, scalars = started(method, preconditioner)
     run = functools.partial(jax.jit, compiler_options=OPTIONS)
     after, metrics = run(stepper(learner, (moving,)))(agent, scalars)
     whole, _ = run(stepper(learner))(agent, scalars)
@@ -122,6 +124,58 @@ def test_the_rate_of_rho_scales_rho_alone():
         moved = one.rho - before.rho
         assert np.abs(moved).max() > 0.1 * RATE
         np.testing.assert_allclose(other.rho - before.rho, 0.25 * moved, atol=2e-6)
+
+
+@pytest.mark.parametrize("method", ["hard_sharing", "paco"])
+def test_the_shares_of_a_step_are_those_of_what_moved(method):
+    learner, agent, scalars = started(method)
+    after, _ = jax.jit(stepper(learner), compiler_options=OPTIONS)(agent, scalars)
+
+    def share(**moved):
+        return descent._movement(learner.problem.network, agent.variables,
+                                 agent.variables | moved)["shared_step"]
+
+    new = after.variables
+    np.testing.assert_allclose(share(shared=new["shared"]), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(share(task=new["task"]), 0.0, atol=1e-6)
+
+
+def test_the_share_of_a_step_by_hand():
+    """Δθ along ΔW_m: of a step (3, 4) of which (3, 0) and (3, 8) are θ's, 9/25 and 41/25."""
+    start, step = {"w": jnp.ones((2, 2))}, jnp.array([3.0, 4.0])
+    theirs = {"w": start["w"] + jnp.array([[3.0, 0.0], [3.0, 8.0]])}
+    found = descent.shared_step(start, theirs, {"w": start["w"] + step})
+    np.testing.assert_allclose(found["shared_step"], [9 / 25, 41 / 25], rtol=1e-6)
+
+
+def test_tasks_that_want_the_same_have_gradients_of_cosine_one():
+    """Of the shared network, one batch for all; opposite targets turn the critic's around."""
+    learner, agent, scalars = started("l2_soft")
+    problem, key = learner.problem, jax.random.key(0)
+    tasks = problem.suite.num_tasks
+    row = jax.random.normal(key, (1, 32, problem.suite.observation_size))
+    obs = jnp.broadcast_to(row, (tasks, *row.shape[1:]))
+    fresh = agent.replace(variables=problem.network.without_residuals(agent.variables))
+
+    @functools.partial(jax.jit, compiler_options=OPTIONS)
+    def measure(target):
+        return descent.cosines(problem, fresh, fit, (obs, target), key, scalars)
+
+    same_targets = measure(jnp.full((tasks, 32), 1e3))
+    np.testing.assert_allclose(same_targets["cosine/actor"], 1.0, rtol=1e-4)
+    np.testing.assert_allclose(same_targets["cosine/critic"], 1.0, rtol=1e-4)
+    half = jnp.where(jnp.arange(tasks) % 2, 1e3, -1e3)
+    opposed = measure(jnp.broadcast_to(half[:, None], (tasks, 32)))
+    np.testing.assert_allclose(opposed["cosine/critic"], -1 / (tasks - 1), atol=1e-2)
+    np.testing.assert_allclose(opposed["cosine/actor"], 1.0, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("method", "changes"), [
+    ("independent", {}), ("varshare", {"suite": "cartpole"}),
+    ("varshare", {"gradients.cosines": False})])
+def test_there_are_no_cosines_without_tasks_that_share(method, changes):
+    learner = learner_of(method, **changes)
+    assert descent.cosines(learner.problem, None, fit, None, None, None) == {}
 
 
 class Forgetful(PPO):

@@ -7,7 +7,14 @@ import pytest
 from scipy.optimize import minimize
 
 from varshare_jax import config as C
-from varshare_jax.methods.gradients import COMBINERS, cagrad, combine, gram_matrix, pcgrad
+from varshare_jax.methods.gradients import (
+    COMBINERS,
+    cagrad,
+    combine,
+    gram_matrix,
+    mean_cosines,
+    pcgrad,
+)
 
 SETTINGS = C.GradientsConfig()
 SCALARS = {"gradients.cagrad_c": jnp.float32(SETTINGS.cagrad_c)}
@@ -123,3 +130,15 @@ def test_sides_are_combined_apart():
     assert float(gram[0, 1]) > 0, "together they agree"
     np.testing.assert_allclose(together["critic"]["kernel"], [0.0, 0.25], atol=1e-6)
     np.testing.assert_allclose(metrics["conflict"], 0.0)
+
+
+def test_mean_cosines_by_hand():
+    """Of each side by itself: three tasks whose actors agree, oppose and stand at right angles."""
+    actor = jnp.array([[1.0, 0.0], [-2.0, 0.0], [0.0, 3.0]])
+    grads = {"actor": {"0": actor[:, :1]}, "actor_head": actor[:, 1:], "log_std": jnp.zeros((3, 4)),
+             "critic": jnp.ones((3, 5)) * jnp.array([[1.0], [2.0], [3.0]])}
+    found = mean_cosines(grads)
+    assert found.keys() == {"cosine/actor", "cosine/critic"}
+    np.testing.assert_allclose(found["cosine/actor"], [-0.5, -0.5, 0.0], atol=1e-6)
+    np.testing.assert_allclose(found["cosine/critic"], 1.0, rtol=1e-6)
+    np.testing.assert_array_equal(mean_cosines({"actor": jnp.zeros((2, 3))})["cosine/actor"], 0.0)

@@ -118,6 +118,8 @@ def test_parameter_counts(method):
         "varshare": (3 * plain, plain, (1 + 2 * M) * plain),
         "one_hot": (plain + context, plain, plain + context),
         "contextual": (plain + context + M, plain, plain + context + M * M),
+        "contextual_pcgrad": (plain + context + M, plain, plain + context + M * M),
+        "contextual_cagrad": (plain + context + M, plain, plain + context + M * M),
         "varshare_trust_region": (3 * plain, plain, (1 + 2 * M) * plain),
         "varshare_lora": (plain + lora, plain, plain + M * lora),
         "varshare_horseshoe": (3 * plain + scales, plain, plain + M * (2 * plain + scales)),
@@ -370,6 +372,8 @@ def test_one_update_trains(method):
     changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), state.agent.variables,
                            after.agent.variables)
     assert all(jax.tree.leaves(changed)), "every parameter must learn"
+    np.testing.assert_array_equal(metrics["gradient_steps"], 2 * 2)
+    assert ("cosine/critic" in metrics) == (method != "independent")
     assert int(after.update) == 1
 
 

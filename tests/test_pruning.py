@@ -108,6 +108,21 @@ def test_the_console_shows_every_threshold_and_task(pruned, capsys):
     assert [line.endswith("<- chosen") for line in lines].count(True) == 1
 
 
+def test_the_actor_is_counted_apart(pruned):
+    """Returns depend on the actor alone: how much of it is left is what they speak of."""
+    folder, result = pruned
+    policy = policies.load(folder)
+    sizes = {name: sum(x.size for x in jax.tree.leaves(branch))
+             for name, branch in policy.of_seed(0).variables["shared"].items()}
+    acting = sizes["actor"] + sizes["actor_head"]
+    threshold = result["curve"][4]["threshold"]
+    task = sparsity.prune(policy.player.variables["task"], threshold, "magnitude")
+    kept = np.sum([np.count_nonzero(x, axis=tuple(range(2, x.ndim))) for name in (
+        "actor", "actor_head") for x in jax.tree.leaves(task[name])], 0)
+    np.testing.assert_allclose(result["curve"][4]["kept_acting"], kept / acting, rtol=1e-5)
+    np.testing.assert_allclose(result["curve"][4]["bytes_acting"], 5 * kept, rtol=1e-5)
+
+
 def test_what_the_file_plays_is_what_the_curve_says(pruned):
     folder, result = pruned
     with quick_compile():

@@ -289,6 +289,17 @@ def test_the_first_task_without_a_finite_loss_is_named(tiny, capsys):
         f"other seeds go on\n")
 
 
+def test_beta_is_logged_update_by_update(tiny):
+    """Others are means over a row's updates, between which a controller may have acted."""
+    problem = Learner.make(tiny(suite="cartpole10", num_seeds=2)).problem
+    record, written = Record(problem, quiet=True), []
+    record.writer.train = written.append
+    beta = np.broadcast_to(np.array([1.0, 1.1, np.nan]), (2, 3))[..., None] * np.ones(10)
+    record.training({"loss": beta, "return": beta, "success": beta, "beta": beta}, 2)
+    np.testing.assert_allclose(written[0]["every_update"]["beta"], [[1.0, 1.1]] * 2)
+    np.testing.assert_allclose(written[0]["metrics"]["beta"], np.full((2, 10), 1.05))
+
+
 def test_a_finished_run_whose_checkpoints_are_gone_still_has_its_summary(finished, tmp_path,
                                                                          capsys):
     run = copy_of(finished(METHOD), tmp_path / "run")

@@ -91,6 +91,26 @@ def test_low_rank_factors_both_learn():
     assert np.abs(slope(with_noise(variables)).down.mean).max() > 0
 
 
+def test_the_product_of_low_rank_factors_has_the_priors_scale():
+    """Factors drawn from their priors, means over entries: σ_prior², as a full residual's."""
+    net = network("varshare_lora", **{"lora.rank": 4, "network.hidden": (64, 64)})
+    task = jax.tree.map(lambda x: x[0], jit(net.init)(jax.random.key(0))["task"])
+    factors, rng = task["critic"]["1"]["kernel"], np.random.default_rng(0)
+    stds = [net.method.prior_std(q, 0.1) for q in (factors.down, factors.up)]
+    drawn = [(factors.down.mean + stds[0] * rng.normal(size=(64, 4)))
+             @ (stds[1] * rng.normal(size=(4, 64))) for _ in range(400)]
+    np.testing.assert_allclose(np.mean(np.square(drawn)), 0.1**2, rtol=0.1)
+
+
+def test_low_rank_factors_pay_nothing_for_where_they_start():
+    net, variables = network("varshare_lora"), start("varshare_lora")
+    _, memory = net.method.init_memory(variables["task"], SCALARS)
+    pay = jit(lambda v: net.penalty(v, memory, SCALARS, SAMPLES)[1])
+    assert all(not m.any() for name, m in pay(variables).items() if name.startswith("shift/"))
+    moved = pay(variables | {"task": with_noise(variables["task"])})
+    assert all(m.all() for name, m in moved.items() if name.startswith("shift/"))
+
+
 def test_low_rank_is_a_tenth_of_the_full_residuals():
     """Ten tasks, hidden layers of 256, rank 4."""
     counts = {}
@@ -179,7 +199,8 @@ def test_recentring_by_a_common_shift_changes_no_tasks_function():
     assert cost(after) < cost(variables)
 
 
-def test_recentring_as_in_the_notes_moves_tasks_towards_their_mean():
+def test_recentring_as_in_the_notes_adds_each_tasks_shift_in_turn():
+    """The notes' loop, by hand: θ += α μ_m, μ_m −= α μ_m, task after task."""
     net = network(**{"varshare.recenter": "literal"})
     variables = with_noise(start())
     scalars = SCALARS | {"varshare.recenter_rate": jnp.float32(0.25)}
@@ -188,8 +209,9 @@ def test_recentring_as_in_the_notes_moves_tasks_towards_their_mean():
     np.testing.assert_allclose(after["task"]["critic"]["1"]["kernel"].mean, 0.75 * mu.mean,
                                rtol=1e-5)
     np.testing.assert_array_equal(after["task"]["critic"]["1"]["kernel"].rho, mu.rho)
-    np.testing.assert_allclose(after["shared"]["critic"]["1"]["kernel"],
-                               theta + 0.25 * mu.mean.mean(0), rtol=1e-5)
+    for residual in np.array(mu.mean):
+        theta = theta + 0.25 * residual
+    np.testing.assert_allclose(after["shared"]["critic"]["1"]["kernel"], theta, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("method", "flag", "value"), [

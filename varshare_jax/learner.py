@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from varshare_jax import methods, suites
-from varshare_jax.algorithms import ALGORITHMS, Problem
+from varshare_jax.algorithms import ALGORITHMS, Problem, preconditioner
 from varshare_jax.algorithms.descent import init_agent
 from varshare_jax.algorithms.normalization import initial_stats
 from varshare_jax.algorithms.rollout import initial_world
@@ -35,7 +35,9 @@ def make_problem(config: Config) -> Problem:
     sized = config
     if config.capacity == "matched":
         sized = capacity.match(config, functools.partial(make_network, suite=suite))
-    return Problem(config, suite, make_network(sized, suite), algorithm)
+    problem = Problem(config, suite, make_network(sized, suite), algorithm)
+    preconditioner.check(problem)
+    return problem
 
 
 def _check_memory(config: Config, bytes_per_seed: int) -> None:

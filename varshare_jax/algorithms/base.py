@@ -27,6 +27,10 @@ class AlgorithmConfig(Section):
     learning_rate: float = field(1e-3, "Adam's learning rate", traced=True, above=0)
     task_rate: float = field(1.0, "learning rate of tasks' own parameters over that of the shared "
                                   "ones", traced=True, least=0)
+    preconditioner: str = field("own", "whose second moment divides a step: each parameter's own; "
+                                       "or one for the shared parameters and tasks' residuals, so "
+                                       "that a step splits between them as their gradients do",
+                                choices=("own", "shared"))
     anneal_learning_rate: bool = field(True, "decay the learning rate linearly to zero")
     adam_epsilon: float = field(1e-5, "Adam's epsilon", above=0)
     max_grad_norm: float = field(0.5, "clip norm of the shared and of each task's gradient",

@@ -1,7 +1,7 @@
 """The one place where tasks' losses become a step of shared and of tasks' own parameters.
 
 Draws of weights -> loss and penalty -> weighing -> gradients -> combining -> clipping per task ->
-Adam. Every algorithm learns through `step`, every method by what it answers there.
+preconditioning. Every algorithm learns through `step`, every method by what it answers there.
 """
 
 import dataclasses
@@ -11,15 +11,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from varshare_jax.algorithms.base import Problem
+from varshare_jax.algorithms.preconditioner import init_moments, needed, precondition
 from varshare_jax.methods.base import Metrics, Params, Scalars
-from varshare_jax.methods.gradients import clip_by_task_norm, combine
+from varshare_jax.methods.gradients import clip_by_task_norm, combine, mean_cosines
 from varshare_jax.methods.lifting import MultiTaskNetwork
 from varshare_jax.types import Agent, TrainState, Variables
+from varshare_jax.variational import natural
 from varshare_jax.variational.controllers import Measured
-from varshare_jax.variational.gaussian import is_gaussian
+from varshare_jax.variational.gaussian import Scale, is_gaussian
 from varshare_jax.variational.medians import medians
 from varshare_jax.variational.residuals import relative_size
 
@@ -51,7 +52,8 @@ def init_agent(problem: Problem, key: jax.Array, scalars: Scalars) -> Agent:
         variables["prior"] = prior
     variables |= problem.algorithm.collections(problem)
     target = variables if problem.algorithm.keeps_target else {}
-    return Agent(variables, _adam(problem).init(variables), memory, target)
+    curvature = problem.network.curvature(variables, memory, scalars, problem.samples)
+    return Agent(variables, init_moments(variables, curvature), memory, target)
 
 
 def step(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array, scalars: Scalars,
@@ -61,25 +63,27 @@ def step(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array,
     Only the `collections` named move (all by default); the others cost no gradient.
     """
     names = tuple(collections or agent.variables)
-    grads, metrics = gradients(problem, agent, loss, batch, key, scalars, names)
-    grads, norms = clip_by_task_norm(grads, problem.scalar(scalars, "max_grad_norm"),
-                                     problem.suite.num_tasks)
-    moments = agent.optimizer
-    updates, moved = _adam(problem).update(
-        grads, moments._replace(mu=_only(moments.mu, names), nu=_only(moments.nu, names)))
-    optimizer = moved._replace(mu=moments.mu | moved.mu, nu=moments.nu | moved.nu)
+    grads, metrics = gradients(problem, agent, loss, batch, key, scalars, needed(problem, names))
+    curvature = {}
+    if "task" in names and agent.optimizer.curvature:
+        grads, curvature = _curvature(problem, agent, grads, scalars)
+    grads, norms = clip_by_task_norm(
+        grads, problem.scalar(scalars, "max_grad_norm"), problem.suite.num_tasks,
+        tied=problem.settings.preconditioner == "shared")
+    updates, optimizer = precondition(problem, grads, agent.optimizer, names)
     variables = agent.variables | _descend(problem, _only(agent.variables, names), updates,
                                            scalars, rate)
+    if curvature:
+        optimizer = optimizer._replace(curvature=curvature)
+        variables |= {"task": problem.network.settle(variables, curvature["task"], agent.memory,
+                                                     scalars, problem.samples)}
     return agent.replace(variables=variables, optimizer=optimizer), metrics | norms
 
 
 def gradients(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array,
               scalars: Scalars, names: tuple[str, ...]) -> tuple[Variables, Metrics]:
     """Each task's gradient of its own parameters, and one of the shared; metrics [M]."""
-    objective = functools.partial(_objective, loss, problem.samples)
-    gradient = _over_draws(problem, jax.grad(objective, argnums=1, has_aux=True))
     chosen = _only(agent.variables, names)
-    fixed = {name: branch for name, branch in agent.variables.items() if name not in chosen}
     combiner, num_tasks = problem.network.method.combine, problem.suite.num_tasks
 
     def mean(grads: Variables, *names: str) -> Variables:
@@ -87,17 +91,59 @@ def gradients(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.A
         return grads | {name: jax.tree.map(lambda g: g / num_tasks, grads[name])
                         for name in names if name in grads}
 
-    rest = fixed, batch, agent.memory, scalars
     if combiner is None or "shared" not in chosen:
-        grads, metrics = gradient(problem.network, chosen, *rest, key)
+        grads, metrics = _gradient(problem, problem.network, agent, chosen, loss, batch, key,
+                                   scalars)
         return mean(grads, "shared", "prior"), metrics
     loss_key, combine_key = jax.random.split(key)
-    apart = dataclasses.replace(problem.network, shared_axis=0)
-    copies = jax.tree.map(lambda p: jnp.broadcast_to(p, (num_tasks, *p.shape)), chosen["shared"])
-    grads, metrics = gradient(apart, chosen | {"shared": copies}, *rest, loss_key)
+    grads, metrics = _apart(problem, agent, chosen, loss, batch, loss_key, scalars)
     shared, conflicts = combine(combiner, grads["shared"], combine_key, scalars,
                                 problem.config.gradients.separately)
     return mean(grads, "prior") | {"shared": shared}, metrics | conflicts
+
+
+def cosines(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array,
+            scalars: Scalars) -> Metrics:
+    """How far tasks' gradients of the shared parameters agree on a batch: `mean_cosines`, [M].
+
+    Once an update is enough: each task needs a gradient of its own, as combiners do. Nothing for
+    one task or a method that shares nothing, or where `gradients.cosines` is off.
+    """
+    network = problem.network
+    if not (problem.config.gradients.cosines and network.method.shares and network.num_tasks > 1):
+        return {}
+    grads, _ = _apart(problem, agent, _only(agent.variables, ("shared",)), loss, batch, key,
+                      scalars)
+    return mean_cosines(grads["shared"])
+
+
+def _apart(problem: Problem, agent: Agent, chosen: Variables, loss: Loss, batch: Any,
+           key: jax.Array, scalars: Scalars) -> tuple[Variables, Metrics]:
+    """`_gradient` in which every task has a copy of `shared`: gradients [M, ...]."""
+    tasks = problem.suite.num_tasks
+    copies = jax.tree.map(lambda p: jnp.broadcast_to(p, (tasks, *p.shape)), chosen["shared"])
+    return _gradient(problem, dataclasses.replace(problem.network, shared_axis=0), agent,
+                     chosen | {"shared": copies}, loss, batch, key, scalars)
+
+
+def _gradient(problem: Problem, network: MultiTaskNetwork, agent: Agent, chosen: Variables,
+              loss: Loss, batch: Any, key: jax.Array,
+              scalars: Scalars) -> tuple[Variables, Metrics]:
+    """Gradients of the objective by the collections `chosen`; metrics [M]."""
+    objective = functools.partial(_objective, loss, problem.samples)
+    gradient = _over_draws(problem, jax.grad(objective, argnums=1, has_aux=True))
+    fixed = {name: branch for name, branch in agent.variables.items() if name not in chosen}
+    return gradient(network, chosen, fixed, batch, agent.memory, scalars, key)
+
+
+def _curvature(problem: Problem, agent: Agent, grads: Variables,
+               scalars: Scalars) -> tuple[Variables, Variables]:
+    """`grads` without those by ρ, and the running curvatures that these were turned into."""
+    rate = problem.network.method.rates(scalars).curvature
+    seen = natural.estimates(agent.variables["task"], grads["task"])
+    average = jax.tree.map(lambda h, new: (1 - rate) * h + rate * new,
+                           agent.optimizer.curvature["task"], seen)
+    return grads | {"task": natural.without_rho(grads["task"])}, {"task": average}
 
 
 def _objective(loss: Loss, samples: int, network: MultiTaskNetwork, chosen: Variables,
@@ -134,13 +180,20 @@ def _over_draws(problem: Problem, gradient: Callable) -> Callable:
 
 def _descend(problem: Problem, variables: Variables, updates: Variables, scalars: Scalars,
              rate: jax.Array) -> Variables:
-    """Variables after Adam's `updates`, each collection at its own rate."""
-    factors = problem.network.method.rates(scalars)
-    rates = dict.fromkeys(variables, rate) | {
-        "task": rate * problem.scalar(scalars, "task_rate"), "prior": rate * factors.prior}
-    updates = jax.tree.map(lambda u: u.replace(rho=u.rho * factors.rho) if is_gaussian(u) else u,
-                           updates, is_leaf=is_gaussian)
-    return {name: jax.tree.map(lambda p, u, rate=rates[name]: p - rate * u, branch, updates[name])
+    """Variables after the preconditioned `updates`, each at its own rate."""
+    rates = problem.network.method.rates(scalars)
+    of_collection = dict.fromkeys(variables, rate) | {
+        "task": rate * problem.scalar(scalars, "task_rate"), "prior": rates.prior}
+
+    def moved(p: Any, u: Any, rate: jax.Array) -> Any:
+        if isinstance(u, Scale):
+            rate = rates.scale
+        elif is_gaussian(u):
+            u = u.replace(rho=u.rho * rates.rho)
+        return jax.tree.map(lambda p, u: p - rate * u, p, u)
+
+    return {name: jax.tree.map(functools.partial(moved, rate=of_collection[name]), branch,
+                               updates[name], is_leaf=is_gaussian)
             for name, branch in variables.items()}
 
 
@@ -157,9 +210,32 @@ def finish(problem: Problem, state: TrainState, agent: Agent, metrics: Metrics, 
         state.update + 1, problem.num_updates, metrics,
         lambda: gap(network.without_residuals(variables)) - gap(variables))
     memory, steering = method.steer(agent.memory, variables, measured, state.scalars)
-    metrics |= effective_step(network.merge(state.agent.variables), network.merge(variables))
+    metrics |= natural.layer_means(agent.optimizer.curvature.get("task", {}))
+    metrics |= _movement(network, state.agent.variables, variables)
+    taken = agent.optimizer.count - state.agent.optimizer.count
+    metrics["gradient_steps"] = jnp.full(network.num_tasks, taken, jnp.float32)
     agent = agent.replace(variables=variables, memory=memory)
     return agent, metrics | relative_size(variables) | steering
+
+
+def _movement(network: MultiTaskNetwork, before: Variables, after: Variables) -> Metrics:
+    """What an update did to the composed mean weights W_m: `effective_step`, `shared_step`, [M]."""
+    start, shared, end = map(network.merge, (
+        before, before | {"shared": after["shared"]}, after))
+    return effective_step(start, end) | shared_step(start, shared, end)
+
+
+def shared_step(before: Params, shared: Params, after: Params) -> Metrics:
+    """Share of an update's step ΔW_m that the shared parameters took, [M].
+
+    `shared` are the weights composed of the new shared and the old parameters of tasks, all leaves
+    [M, ...]. With ΔW_m = ΔW^θ + rest the share is ΔW^θ·ΔW_m / ‖ΔW_m‖², and with the rest's 1: more
+    than that where the rest went against the step.
+    """
+    old = _rows(before)
+    step, part = _rows(after) - old, _rows(shared) - old
+    size = jnp.sum(jnp.square(step), 1)
+    return {"shared_step": jnp.sum(part * step, 1) / jnp.maximum(size, 1e-30)}
 
 
 def effective_step(before: Params, after: Params) -> Metrics:
@@ -168,17 +244,15 @@ def effective_step(before: Params, after: Params) -> Metrics:
     What methods must have in common before their learning curves tell them apart: Adam moves a
     weight that is a sum of two parameters by up to twice its learning rate.
     """
-    def flat(tree):
-        return jnp.concatenate([x.reshape(x.shape[0], -1) for x in jax.tree.leaves(tree)], 1)
-
-    old, new = flat(before), flat(after)
+    old, new = _rows(before), _rows(after)
     middle = medians({"change": jnp.abs(new - old), "weight": jnp.abs(new)})
     return {"effective_step": middle["change"] / jnp.maximum(middle["weight"], 1e-12)}
 
 
+def _rows(tree: Params) -> jax.Array:
+    """Leaves [M, ...] side by side, [M, P]."""
+    return jnp.concatenate([x.reshape(x.shape[0], -1) for x in jax.tree.leaves(tree)], 1)
+
+
 def _only(tree: Variables, names: tuple[str, ...]) -> Variables:
     return {name: tree[name] for name in tree if name in names}
-
-
-def _adam(problem: Problem) -> optax.GradientTransformation:
-    return optax.scale_by_adam(eps=problem.settings.adam_epsilon)

@@ -117,7 +117,8 @@ class DQN(Algorithm):
                             "are continuous; use --algorithm=ppo or vmpo")
 
     def update(self, problem: Problem, state: TrainState) -> tuple[TrainState, Metrics]:
-        key, rollout_key, learn_key, method_key, gap_key = jax.random.split(state.key, 5)
+        key, rollout_key, learn_key, method_key, gap_key, cosine_key = jax.random.split(
+            state.key, 6)
         world, trajectory = collect(problem, state, rollout_key)
         stats = {"obs": update_stats(state.stats["obs"], trajectory.obs),
                  "returns": update_stats(state.stats["returns"], trajectory.discounted_return)}
@@ -125,10 +126,13 @@ class DQN(Algorithm):
             *(getattr(trajectory, name) for name in Experience._fields)))
         state = state.replace(world=world, stats=stats, own={"replay": replay})
         agent, metrics = _learn(problem, state, learn_key)
-        gap = functools.partial(_td_error, problem, agent.target, _draw(problem, state, gap_key))
+        other = _draw(problem, state, gap_key)
+        agreement = descent.cosines(problem, state.agent, functools.partial(
+            dqn_loss, problem, state.agent.target), other, cosine_key, state.scalars)
+        gap = functools.partial(_td_error, problem, agent.target, other)
         agent, metrics = descent.finish(problem, state, agent, metrics, method_key, gap)
         state = state.replace(agent=agent, key=key, update=state.update + 1)
-        return state, episode_metrics(trajectory) | metrics
+        return state, episode_metrics(trajectory) | metrics | agreement
 
 
 def _learn(problem: Problem, state: TrainState, key: jax.Array) -> tuple[Agent, Metrics]:

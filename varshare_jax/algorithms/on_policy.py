@@ -196,6 +196,11 @@ def passes(problem: Problem, batch: Any, key: jax.Array, carry: Any,
     return jax.lax.scan(epoch, carry, jax.random.split(key, settings.epochs))
 
 
+def one_minibatch(problem: Problem, batch: Any) -> Any:
+    """As many samples of a batch [M, G, L, ...] as a minibatch has, from all of its length."""
+    return jax.tree.map(lambda x: x[:, :, ::problem.settings.minibatches], batch)
+
+
 def num_groups(problem: Problem) -> int:
     """Groups G that the envs of a task are split into for shuffling.
 

@@ -35,20 +35,22 @@ class PPO(OnPolicy):
     settings = PPOConfig
 
     def update(self, problem: Problem, state: TrainState) -> tuple[TrainState, Metrics]:
-        key, rollout_key, learn_key, method_key = jax.random.split(state.key, 4)
+        key, rollout_key, learn_key, method_key, cosine_key = jax.random.split(state.key, 5)
         world, trajectory = collect(problem, state, rollout_key)
         batch, state = on_policy.prepare(problem, state.replace(world=world), trajectory)
-        agent, metrics = _learn(problem, state, batch, learn_key)
+        loss = functools.partial(ppo_loss, problem, state.scalars)
+        agreement = descent.cosines(problem, state.agent, loss, on_policy.one_minibatch(
+            problem, batch), cosine_key, state.scalars)
+        agent, metrics = _learn(problem, state, batch, loss, learn_key)
         gap = functools.partial(on_policy.critic_error, problem, batch)
         agent, metrics = descent.finish(problem, state, agent, metrics, method_key, gap)
         state = state.replace(agent=agent, key=key, update=state.update + 1)
-        return state, episode_metrics(trajectory) | metrics
+        return state, episode_metrics(trajectory) | metrics | agreement
 
 
-def _learn(problem: Problem, state: TrainState, batch: Batch,
+def _learn(problem: Problem, state: TrainState, batch: Batch, loss: descent.Loss,
            key: jax.Array) -> tuple[Agent, Metrics]:
     """Epochs of minibatches until the policy has moved far enough."""
-    loss = functools.partial(ppo_loss, problem, state.scalars)
     rate, target_kl = problem.learning_rate(state), problem.settings.target_kl
 
     def step(carry, minibatch, key):

@@ -80,10 +80,13 @@ class VMPO(OnPolicy):
         return agent.target
 
     def update(self, problem: Problem, state: TrainState) -> tuple[TrainState, Metrics]:
-        key, rollout_key, learn_key, method_key = jax.random.split(state.key, 4)
+        key, rollout_key, learn_key, method_key, cosine_key = jax.random.split(state.key, 5)
         world, trajectory = collect(problem, state, rollout_key)
         batch, state = on_policy.prepare(problem, state.replace(world=world), trajectory)
         sample = Sample(batch, policy_of(problem, state.agent.target, batch.obs))
+        loss = functools.partial(vmpo_loss, problem, state.scalars, state.own["duals"])
+        agreement = descent.cosines(problem, state.agent, loss, on_policy.one_minibatch(
+            problem, sample), cosine_key, state.scalars)
         agent, own, metrics = _learn(problem, state, sample, learn_key)
         gap = functools.partial(on_policy.critic_error, problem, batch)
         agent, metrics = descent.finish(problem, state, agent, metrics, method_key, gap)
@@ -92,7 +95,7 @@ class VMPO(OnPolicy):
         target = jax.tree.map(lambda new, old: jnp.where(due, new, old), agent.variables,
                               agent.target)
         state = state.replace(agent=agent.replace(target=target), own=own, key=key, update=update)
-        return state, episode_metrics(trajectory) | metrics
+        return state, episode_metrics(trajectory) | metrics | agreement
 
 
 def _learn(problem: Problem, state: TrainState, sample: Sample, key: jax.Array):

@@ -37,6 +37,9 @@ METHODS: Registry = Registry("methods", {
     "soft_modularization": Entry(SoftModularization),
     "pcgrad": Entry(HardSharing, "pcgrad"),  # Yu et al. 2020, arXiv 2001.06782
     "cagrad": Entry(HardSharing, "cagrad"),  # Liu et al. 2021, arXiv 2110.14048
+    # The two on one shared network that is told the task, in place of one with a head for each.
+    "contextual_pcgrad": Entry(Contextual, "pcgrad"),
+    "contextual_cagrad": Entry(Contextual, "cagrad"),
     "varshare_lora": Entry(VarShareLoRA),
     "varshare_horseshoe": Entry(VarShareHorseshoe),
     "varshare_trust_region": Entry(VarShareTrustRegion),

@@ -45,10 +45,18 @@ class Draws(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Factors on the learning rate: of posteriors' ρ, and of the collection `prior`."""
+    """What moves at a rate of its own.
+
+    `rho` is a factor on the means' learning rate. The others are rates in themselves, which neither
+    that one nor its annealing changes: of the collection `prior` and of posteriors that are a
+    `Scale`, both logarithms that Adam moves; and `curvature`, the weight of a gradient step in the
+    running mean that posteriors follow in place of ρ's steps.
+    """
 
     rho: Any = 1.0
-    prior: Any = 1.0
+    prior: Any = 0.0
+    scale: Any = 0.0
+    curvature: Any = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +106,15 @@ class Method:
         """
         return jnp.zeros(()), {}
 
+    def curvature(self, task: Params, terms: Any, scalars: Scalars, samples: int) -> Any:
+        """Curvatures of the loss at which one task's posteriors are as they start: arrays in the
+        tree of its Gaussians; None where σ is not to follow them."""
+        return None
+
+    def settle(self, task: Params, curvature: Any, terms: Any, samples: int) -> Params:
+        """One task's parameters with the σ that is best at these curvatures of its loss."""
+        raise NotImplementedError
+
     def init_memory(self, task: Params, scalars: Scalars) -> tuple[Params, Any]:
         """(prior, memory): parameters of the penalty that learn with the others, and the state of
         what steers it between updates."""
@@ -143,7 +160,8 @@ class Method:
                             "parameters whose gradients could be combined")
         if self.combiner not in ("mean", chosen) and chosen != "mean":
             raise UserError(f"--gradients.combine={chosen}: method {self.name} combines by "
-                            f"{self.combiner}; use --method=hard_sharing")
+                            f"{self.combiner}; use --method="
+                            f"{self.name.removesuffix(self.combiner).strip('_') or 'hard_sharing'}")
 
     @property
     def combine(self) -> Combiner | None:

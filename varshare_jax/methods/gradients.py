@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from varshare_jax.networks.heads import LOG_STD
 from varshare_jax.settings import Section, field
 from varshare_jax.types import SHARED, Variables
 
@@ -32,6 +33,8 @@ class GradientsConfig(Section):
     cagrad_c: float = field(0.4, "CAGrad's c: radius around the mean gradient, relative to its "
                                  "norm", traced=True, above=0)
     cagrad_rescale: bool = field(True, "divide CAGrad's update by 1 + c²")
+    cosines: bool = field(True, "measure once an update how far tasks' gradients of the shared "
+                                "parameters agree; costs one minibatch's gradient")
 
 
 _SOLVER_STEPS = 40
@@ -127,13 +130,10 @@ def combine(combiner: Combiner, grads: dict[str, Any], key: jax.Array,
             scalars: dict[str, jax.Array], separately: bool) -> tuple[dict[str, Any], dict]:
     """One gradient of the shared parameters from M tasks': leaves [M, ...] -> [...].
 
-    `separately`: each side (actor, critic, trunk: the first word of a top-level name) has a Gram
-    matrix and coefficients of its own. Metrics [M]: the share of other tasks whose gradient
-    points against a task's, averaged over sides.
+    `separately`: each side (`sides_of`) has a Gram matrix and coefficients of its own. Metrics [M]:
+    the share of other tasks whose gradient points against a task's, averaged over sides.
     """
-    sides: dict[str, dict[str, Any]] = {}
-    for name, branch in grads.items():
-        sides.setdefault(name.split("_")[0] if separately else "all", {})[name] = branch
+    sides = sides_of(grads) if separately else {"all": grads}
     grams = replicated(jnp.stack([gram_matrix(branches) for branches in sides.values()]))
     keys = jax.random.split(key, len(sides))
     coefficients = replicated(jax.vmap(combiner, (0, 0, None))(grams, keys, scalars))
@@ -142,6 +142,29 @@ def combine(combiner: Combiner, grads: dict[str, Any], key: jax.Array,
         combined |= jax.tree.map(lambda g, c=c: jnp.tensordot(c, g, 1), branches)
     conflicts = (grams < 0).sum(2) / max(1, grams.shape[1] - 1)
     return combined, {"conflict": conflicts.mean(0)}
+
+
+def sides_of(grads: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The top-level branches of each side: actor, critic, or the trunk that they share."""
+    sides: dict[str, dict[str, Any]] = {}
+    for name, branch in grads.items():
+        side = "actor" if name == LOG_STD else name.split("_")[0]
+        sides.setdefault(side, {})[name] = branch
+    return sides
+
+
+def mean_cosines(grads: dict[str, Any]) -> dict[str, jax.Array]:
+    """Mean cosine of each task's gradient with the others', of each side; leaves [M, ...].
+
+    `cosine/<side>`, [M]: 1 where all agree, −1 / (M − 1) on average where they cancel.
+    """
+    def mean(branches):
+        gram = gram_matrix(branches)
+        norms = jnp.sqrt(jnp.diag(gram)) + _EPSILON
+        cosines = gram / norms[:, None] / norms
+        return (cosines.sum(1) - jnp.diag(cosines)) / (len(norms) - 1)
+
+    return {f"cosine/{side}": mean(branches) for side, branches in sides_of(grads).items()}
 
 
 def replicated(x: jax.Array) -> jax.Array:
@@ -161,13 +184,15 @@ def gram_matrix(grads: Any) -> jax.Array:
     return sum(g @ g.T for g in flat)
 
 
-def clip_by_task_norm(grads: Variables, max_norm: jax.Array,
-                      num_tasks: int) -> tuple[Variables, dict]:
+def clip_by_task_norm(grads: Variables, max_norm: jax.Array, num_tasks: int, *,
+                      tied: bool = False) -> tuple[Variables, dict]:
     """Scales the shared gradient, and each task's own, to a norm of at most `max_norm`.
 
     One norm over everything would let one task's gradient shrink another's, and M independent
     networks would no longer train as M single-task agents. What is learned of the prior is a few
-    numbers and stays as it is. Metrics: norms before, [M].
+    numbers and stays as it is. `tied`: the shared gradient is scaled as tasks' own are, by the mean
+    of their factors, so that clipping does not change how a step is split between the two.
+    Metrics: norms before, [M].
     """
     own = {name: branch for name, branch in grads.items() if name not in SHARED}
     squares = (jnp.sum(jnp.square(g), tuple(range(1, g.ndim))) for g in jax.tree.leaves(own))
@@ -177,6 +202,8 @@ def clip_by_task_norm(grads: Variables, max_norm: jax.Array,
                                jnp.zeros(())))
     shared_scale = jnp.minimum(1.0, max_norm / (shared_norm + 1e-6))
     task_scale = jnp.minimum(1.0, max_norm / (task_norm + 1e-6))
+    if tied:
+        shared_scale = task_scale.mean()
 
     def scale_task(g):
         return g * task_scale.reshape(-1, *(1,) * (g.ndim - 1))

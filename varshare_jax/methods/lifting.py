@@ -81,6 +81,21 @@ class MultiTaskNetwork:
         pay = jax.vmap(lambda task, terms, _: self.method.penalty(task, terms, scalars, samples))
         return pay(variables["task"], terms, jnp.arange(self.num_tasks))
 
+    def curvature(self, variables: Variables, memory: Any, scalars: Scalars, samples: int) -> Any:
+        """Curvatures [M, ...] that posteriors start from; None where σ is not to follow them."""
+        terms = self.method.terms(variables, memory, scalars)
+        if not terms:
+            return None
+        return jax.vmap(lambda task, terms: self.method.curvature(task, terms, scalars, samples))(
+            variables["task"], terms)
+
+    def settle(self, variables: Variables, curvature: Any, memory: Any, scalars: Scalars,
+               samples: int) -> Params:
+        """Every task's parameters with the σ that is best at these curvatures [M, ...]."""
+        terms = self.method.terms(variables, memory, scalars)
+        return jax.vmap(lambda task, h, terms: self.method.settle(task, h, terms, samples))(
+            variables["task"], curvature, terms)
+
     def without_residuals(self, variables: Variables) -> Variables:
         """Variables under whose mean weights every task plays the shared network alone."""
         zero = jax.tree.map(jnp.zeros_like, variables["task"])

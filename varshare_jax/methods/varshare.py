@@ -6,7 +6,8 @@ from it only where its reward is worth the nats.
 """
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from varshare_jax.errors import UserError
 from varshare_jax.methods.base import Draws, Method, Rates
 from varshare_jax.settings import Section, field
+from varshare_jax.variational import natural
 from varshare_jax.variational.controllers import CONTROLLERS, ControllerConfig, Fixed
 from varshare_jax.variational.diagnostics import diagnose
 from varshare_jax.variational.gaussian import (
@@ -25,7 +27,7 @@ from varshare_jax.variational.gaussian import (
     sample_tree,
 )
 from varshare_jax.variational.recentering import recenter
-from varshare_jax.variational.tree import layers
+from varshare_jax.variational.tree import layer_of, layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,14 @@ class VarShareConfig(Section):
                         traced=True, least=0)
     sigma_prior: float = field(0.1, "standard deviation of the prior", traced=True, above=0)
     sigma_init: float = field(0.01, "initial standard deviation of the posterior", above=0)
-    rho_rate: float = field(1.0, "learning rate of ρ over that of the means", traced=True, least=0)
+    posterior: str = field("adam", "how σ is learned: adam, by steps of ρ down its gradient, of a "
+                                   "size that the learning rate sets; natural, by the curvature "
+                                   "of the loss, whatever the learning rate",
+                           choices=("adam", "natural"))
+    rho_rate: float = field(1.0, "learning rate of ρ over that of the means (posterior=adam)",
+                            traced=True, least=0)
+    curvature_rate: float = field(0.01, "weight of a gradient step in the running curvature "
+                                        "(posterior=natural)", traced=True, least=0, most=1)
     estimator: str = field("shared", "estimator of the expected loss",
                            choices=("shared", "flipout", "local"))
     act_with: str = field("mean", "weights that collect rollouts", choices=("mean", "sample"))
@@ -66,6 +75,8 @@ class VarShare(Method):
     one_gaussian_each: ClassVar[bool] = True
     """Whether each weight's residual is one Gaussian, as per-example estimators and recentring
     need it."""
+    gaussian_prior: ClassVar[bool] = True
+    """Whether each posterior's price is its KL from one Gaussian, as posterior=natural needs it."""
 
     def split(self, params, key):
         """Residuals start at N(0, sigma_init²): every task begins as the shared network."""
@@ -97,9 +108,10 @@ class VarShare(Method):
 
         `shift/<layer>` is the part that μ pays, Σ μ² / (2 σ_prior²): zero until a task departs.
         """
-        prior, by_name = terms["prior"], layers(self._learned(task), is_gaussian)
-        nats, shift = ({layer: sum(jnp.sum(entries(q, prior.std[layer])) for q in qs)
-                        for layer, qs in by_name.items()} for entries in (self.nats, self.shift))
+        prior, by_name = terms["prior"], layers(self._priced(task, terms), is_gaussian)
+        nats, shift = (
+            {layer: sum(jnp.sum(entries(q, self.prior_std(q, prior.std[layer]))) for q in qs)
+             for layer, qs in by_name.items()} for entries in (self.nats, self.shift))
         posteriors = jax.tree.leaves(self.residual(task), is_leaf=is_gaussian)
         size, total = sum(q.mean.size for q in posteriors), sum(nats.values())
         metrics = {"kl": total, **{f"kl/{layer}": kl for layer, kl in nats.items()},
@@ -118,8 +130,33 @@ class VarShare(Method):
         """The part of `nats` that is due to q's mean."""
         return jnp.square(q.mean / prior_std) / 2
 
+    def prior_std(self, q: Gaussian, sigma_prior: jax.Array) -> jax.Array | float:
+        """The standard deviation of a posterior's prior in a layer of this σ_prior."""
+        return sigma_prior
+
+    def curvature(self, task, terms, scalars, samples):
+        if self.config.varshare.posterior == "adam":
+            return None
+        weight = scalars["varshare.beta"] / samples
+        return self._by_prior(lambda q, std: natural.implied(q, std, weight), terms, task)
+
+    def settle(self, task, curvature, terms, samples):
+        weight = terms["prior"].beta / samples
+        return self._by_prior(lambda q, std, h: natural.settled(q, h, std, weight), terms, task,
+                              curvature)
+
+    def _by_prior(self, function: Callable, terms: Any, task: Any, *trees: Any) -> Any:
+        """function(posterior, its prior's σ, leaves of `trees`) for every posterior of `task`."""
+        std = terms["prior"].std
+
+        def of(path, q, *others):
+            return function(q, self.prior_std(q, std[layer_of(path)]), *others)
+
+        return jax.tree_util.tree_map_with_path(of, task, *trees, is_leaf=is_gaussian)
+
     def rates(self, scalars):
-        return Rates(scalars["varshare.rho_rate"], scalars["controller.rate"])
+        return Rates(rho=scalars["varshare.rho_rate"], prior=scalars["controller.rate"],
+                     curvature=scalars["varshare.curvature_rate"])
 
     def after_update(self, variables, losses, scalars, key):
         how = self.config.varshare.recenter
@@ -149,6 +186,13 @@ class VarShare(Method):
                 raise UserError(f"--varshare.{flag}={value}: needs residuals with one Gaussian for "
                                 f"each weight, which {self.name} has not; use "
                                 f"--varshare.{flag}={allowed} or --method=varshare")
+        if settings.posterior == "natural" and not self.gaussian_prior:
+            raise UserError(f"--varshare.posterior=natural: needs a Gaussian prior for each "
+                            f"posterior and no other price, which {self.name} has not; use "
+                            "--varshare.posterior=adam or --method=varshare")
+        if settings.posterior == "natural" and not settings.learn_sigma:
+            raise UserError("--varshare.posterior=natural: σ follows the curvature, and "
+                            "--varshare.learn_sigma=False keeps it; use one of the two")
 
     def _around(self, mean: jax.Array) -> Gaussian:
         """A new posterior."""
@@ -156,11 +200,13 @@ class VarShare(Method):
 
     def _learned(self, task):
         """`task` as the loss sees it: without a gradient of σ where that is not learned."""
-        if self.config.varshare.learn_sigma:
-            return task
-        return jax.tree.map(
-            lambda q: q.replace(rho=jax.lax.stop_gradient(q.rho)) if is_gaussian(q) else q,
-            task, is_leaf=is_gaussian)
+        return task if self.config.varshare.learn_sigma else natural.hold_rho(task)
+
+    def _priced(self, task, terms):
+        """`task` as its price sees it: around 0, without a gradient of ρ where σ follows the loss's
+        curvature."""
+        follows = self.config.varshare.posterior == "natural"
+        return natural.hold_rho(task) if follows else self._learned(task)
 
     @property
     def draws(self) -> Draws:

@@ -6,28 +6,49 @@ and output unit. s² = s_a s_b with s_a ~ Gamma(½, scale τ²) and s_b ~ invers
 posteriors are log-normal. τ is σ_prior, so that every controller acts on it.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from varshare_jax.methods.varshare import VarShare
-from varshare_jax.variational.gaussian import Gaussian, is_gaussian, kl_divergence, rho_of
+from varshare_jax.settings import Section, field
+from varshare_jax.variational.gaussian import (
+    Gaussian,
+    Scale,
+    is_gaussian,
+    kl_divergence,
+    rho_of,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class HorseshoeConfig(Section):
+    """The horseshoe's scales."""
+
+    section = "horseshoe"
+
+    rate: float = field(0.01, "learning rate of the scales' posteriors, which are logarithms; not "
+                              "annealed", traced=True, least=0)
 
 
 @struct.dataclass
-class LogGammaScale(Gaussian):
+class LogGammaScale(Scale):
     """Posterior of log s_a."""
 
 
 @struct.dataclass
-class LogInverseGammaScale(Gaussian):
+class LogInverseGammaScale(Scale):
     """Posterior of log s_b."""
 
 
 class VarShareHorseshoe(VarShare):
     """Residuals are kept as φ̃ and log s_a, log s_b, which makes s free to move without φ̃."""
 
+    settings = (*VarShare.settings, HorseshoeConfig)
     one_gaussian_each = False
+    gaussian_prior = False
 
     def split(self, params, key):
         """φ̃ starts at N(0, sigma_init²) and s at 1, so that φ starts as VarShare's does."""
@@ -67,6 +88,9 @@ class VarShareHorseshoe(VarShare):
         mean = jnp.exp((log_a.mean + log_b.mean) / 2 + spread / 8)
         square = jnp.exp(log_a.mean + log_b.mean + spread / 2)
         return inner | {name: _scaled(q, mean, square) for name, q in weights.items()}
+
+    def rates(self, scalars):
+        return super().rates(scalars)._replace(scale=scalars["horseshoe.rate"])
 
     def nats(self, q, prior_std):
         """KL of φ̃ from N(0, 1); of log-normal s_a, s_b from their Gammas, in closed form."""

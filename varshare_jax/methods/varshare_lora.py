@@ -2,6 +2,10 @@
 
 Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685, with a
 Gaussian posterior and prior for every entry of both factors; the KL is the sum of both.
+
+`up` [r, O] has the prior N(0, σ_prior²). `down` [I, r] starts at D ~ N(0, 1/2r) and has the prior
+N(D, 1/2r), so that it pays for what it learned alone. Each entry of their product then has the
+prior's variance r (1/2r + 1/2r) σ_prior² = σ_prior², like a residual of full rank.
 """
 
 import dataclasses
@@ -33,6 +37,11 @@ class LowRank:
     up: Any
 
 
+@struct.dataclass
+class Down(Gaussian):
+    """Posterior of a factor whose prior is centred where it starts."""
+
+
 class VarShareLoRA(VarShare):
     """Rank r for every kernel that it makes smaller; biases and small kernels keep one Gaussian
     for each entry."""
@@ -42,7 +51,7 @@ class VarShareLoRA(VarShare):
 
     def split(self, params, key):
         """`up` starts around 0, so every task begins as the shared network; `down` must not, or
-        neither factor would ever have a gradient."""
+        neither factor would ever have a gradient. Every task has a D of its own."""
         leaves, structure = jax.tree.flatten(params)
         keys = jax.random.split(key, len(leaves))
         return params, jax.tree.unflatten(structure, map(self._residual_of, leaves, keys))
@@ -52,8 +61,23 @@ class VarShareLoRA(VarShare):
         if weight.ndim < 2 or rank * sum(weight.shape) >= weight.size:
             return self._around(jnp.zeros_like(weight))
         rows, columns = weight.shape
-        down = jax.random.normal(key, (rows, rank)) / jnp.sqrt(rows)
-        return LowRank(self._around(down), self._around(jnp.zeros((rank, columns))))
+        down = self._around(jax.random.normal(key, (rows, rank)) * _down_std(rank))
+        return LowRank(Down(down.mean, down.rho), self._around(jnp.zeros((rank, columns))))
+
+    def init_memory(self, task, scalars):
+        """Remembers where each task's factors start: `down` pays for leaving that."""
+        prior, memory = super().init_memory(task, scalars)
+        return prior, memory | {"start": jax.tree.map(_mean, task, is_leaf=is_gaussian)}
+
+    def terms(self, variables, memory, scalars):
+        return super().terms(variables, memory, scalars) | {"start": memory["start"]}
+
+    def prior_std(self, q, sigma_prior):
+        return _down_std(q.mean.shape[-1]) if isinstance(q, Down) else sigma_prior
+
+    def _priced(self, task, terms):
+        return jax.tree.map(lambda q, start: q.replace(mean=q.mean - start),
+                            super()._priced(task, terms), terms["start"], is_leaf=is_gaussian)
 
     def compose(self, shared, task, index):
         """Arrays: the mean weights, or drawn ones."""
@@ -69,6 +93,10 @@ class VarShareLoRA(VarShare):
     def residual(self, task):
         return jax.tree.map(lambda leaf: _product(leaf) if isinstance(leaf, LowRank) else leaf,
                             task, is_leaf=_is_residual)
+
+
+def _down_std(rank: int) -> float:
+    return (2 * rank) ** -0.5
 
 
 def _is_residual(leaf: Any) -> bool:

@@ -35,6 +35,7 @@ class VarShareTrustRegion(VarShare):
     """η of each task grows by half where its KL exceeds 1.5 ε, and shrinks so below ε / 1.5."""
 
     settings = (*VarShare.settings, TrustRegionConfig)
+    gaussian_prior = False
 
     def init_memory(self, task, scalars):
         prior, memory = super().init_memory(task, scalars)

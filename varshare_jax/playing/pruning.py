@@ -1,5 +1,6 @@
 """Pruning a trained run: how small it gets, what that costs, and the sparse file it leaves."""
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from varshare_jax.errors import UserError
+from varshare_jax.methods.gradients import sides_of
 from varshare_jax.playing.evaluation import compiled
 from varshare_jax.playing.policies import Policy, load, save_pruned
 from varshare_jax.runs.monitoring import Progress, plain, write_bytes, write_json
@@ -94,15 +96,32 @@ def _pruned(policy: Policy, threshold: float, rule: str) -> Any:
 
 def _point(policy: Policy, threshold: float, rule: str, episodes: int,
            seed: int) -> dict[str, Any]:
-    """A point of the curve: kept shares and returns [S, M], and bytes [S, M] of residuals."""
+    """A point of the curve: kept shares, bytes of residuals and returns, [S, M].
+
+    `kept_acting`, `bytes_acting`: of the networks that act. Returns say nothing about the others.
+    """
     task = jax.tree.map(jnp.asarray, _pruned(policy, threshold, rule))
-    kept = np.asarray(jax.vmap(sparsity.kept)(task))
-    size = _size(policy)
-    stored = [[sparsity.stored_bytes(round(share * size), size) for share in row] for row in kept]
+    (kept, stored), (kept_acting, stored_acting) = _counts(task), _counts(_acting(policy, task))
     pruned = policy.player.replace(variables=policy.player.variables | {"task": task})
     played = compiled(policy.problem, episodes=episodes)(pruned, policy.evaluation_keys(seed))
-    return {"threshold": threshold, "kept": kept, "bytes": np.array(stored),
-            "return": np.asarray(played.total.mean(-1))}
+    return {"threshold": threshold, "kept": kept, "bytes": stored, "kept_acting": kept_acting,
+            "bytes_acting": stored_acting, "return": np.asarray(played.total.mean(-1))}
+
+
+def _counts(task: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Kept shares of pruned residuals [S, M, ...] and their bytes, [S, M]."""
+    kept = np.asarray(jax.vmap(sparsity.kept)(task))
+    size = sum(math.prod(leaf.shape[2:]) for leaf in jax.tree.leaves(task))
+    return kept, np.array([[sparsity.stored_bytes(round(share * size), size) for share in row]
+                           for row in kept])
+
+
+def _acting(policy: Policy, task: Any) -> Any:
+    """The residuals that a policy's action depends on: evaluations never read the critic of PPO."""
+    sides = sides_of(task)
+    acting = [sides[name] for name in (*policy.problem.algorithm.acts_by, "trunk")
+              if name in sides]
+    return {name: branch for side in acting for name, branch in side.items()}
 
 
 def _size(policy: Policy) -> int:

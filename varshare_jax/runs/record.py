@@ -53,9 +53,13 @@ class Record:
         self.diverged = {entry["member"]: entry for entry in note["diverged"]}
 
     def training(self, metrics: dict[str, np.ndarray], count: int) -> None:
-        """One row per chunk: metrics [S, chunk, M], averaged over its `count` updates."""
+        """One row per chunk: metrics [S, chunk, M], averaged over its `count` updates.
+
+        β, which may jump between two of them, is there update by update as well, [S, count].
+        """
         self._note_divergence(metrics["loss"][:, :count])
         rows = {name: _mean_over_updates(values[:, :count]) for name, values in metrics.items()}
+        every = {name: metrics[name][:, :count].mean(-1) for name in ("beta",) if name in metrics}
         if not self.suite.has_success:
             del rows["success"]
         self.update += count
@@ -63,7 +67,7 @@ class Record:
         speed = self.env_steps * len(self.seeds) / max(self.wall_seconds, 1e-9)
         self.writer.train({"update": self.update, "env_steps": self.env_steps,
                            "wall_seconds": self.wall_seconds, "steps_per_second": speed,
-                           "metrics": rows})
+                           "metrics": rows, "every_update": every})
         returns = rows["return"][np.isfinite(rows["return"])]
         if returns.size:
             self._shown["return"] = returns.mean()

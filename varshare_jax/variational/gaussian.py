@@ -25,6 +25,11 @@ class Gaussian:
         return jax.nn.softplus(self.rho)
 
 
+@struct.dataclass
+class Scale(Gaussian):
+    """Posterior of the logarithm of a scale, which moves at a rate of its own."""
+
+
 def is_gaussian(leaf: Any) -> bool:
     return isinstance(leaf, Gaussian)
 

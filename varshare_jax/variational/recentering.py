@@ -13,18 +13,19 @@ from varshare_jax.variational.gaussian import Gaussian, is_gaussian
 
 
 def recenter(variables: Variables, rate: jax.Array, how: str) -> Variables:
-    """θ takes on the share `rate` of the tasks' mean residual; `task` leaves are Gaussians [M, …].
+    """θ takes on the share `rate` of the tasks' residuals; `task` leaves are Gaussians [M, …].
 
     "shift": δ = rate · mean_m μ_m moves from every μ_m to θ, so each θ + μ_m stays what it was.
-    "literal": every μ_m shrinks by its own rate · μ_m while θ receives the mean of these, so task
-    m's weights move by rate · (mean μ − μ_m), towards the others'.
+    "literal": task after task moves its own rate · μ_m to θ, so that θ receives the sum of these.
+    Each shift preserves the weights of the task that it is made for; those of task m move by all
+    others', rate · Σ_{k≠m} μ_k.
     """
     def left(q: Gaussian) -> Gaussian:
         moved = rate * (q.mean.mean(0) if how == "shift" else q.mean)
         return q.replace(mean=q.mean - moved)
 
     def received(theta: jax.Array, q: Gaussian) -> jax.Array:
-        return theta + rate * q.mean.mean(0)
+        return theta + rate * (q.mean.mean(0) if how == "shift" else q.mean.sum(0))
 
     task: Any = variables["task"]
     return variables | {"shared": jax.tree.map(received, variables["shared"], task),

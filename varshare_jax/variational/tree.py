@@ -15,9 +15,14 @@ def layers(tree: dict[str, Any],
     """
     found: dict[str, list[Any]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf):
-        names = [entry.key for entry in path if isinstance(entry, DictKey)]
-        found.setdefault("_".join(names[:-1] or names), []).append(leaf)
+        found.setdefault(layer_of(path), []).append(leaf)
     return found
+
+
+def layer_of(path: tuple[Any, ...]) -> str:
+    """The name of the layer that a leaf of this path is in."""
+    names = [entry.key for entry in path if isinstance(entry, DictKey)]
+    return "_".join(names[:-1] or names)
 
 
 def by_layer(tree: dict[str, Any], function: Callable[[Any], jax.Array],

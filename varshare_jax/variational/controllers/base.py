@@ -42,7 +42,7 @@ class ControllerConfig(Section):
                          traced=True, least=0)
     hyperprior: float = field(1e-3, "empirical_bayes: strength λ of the spring that ties log "
                                     "σ_prior to its start", traced=True, least=0)
-    rate: float = field(0.1, "empirical_bayes: log σ_prior's learning rate over all others'",
+    rate: float = field(0.01, "empirical_bayes: learning rate of log σ_prior; not annealed",
                         traced=True, least=0)
     detach_sigma: bool = field(False, "empirical_bayes: σ_prior follows the means alone, not the "
                                       "posterior's σ")
