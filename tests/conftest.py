@@ -33,7 +33,6 @@ TINY = {
     "dqn.replay_size": 64, "dqn.learning_starts": 32,
     "network.hidden": (8,), "run.log_every": 1, "run.eval_episodes": 1,
     "run.final_eval_episodes": 1, "run.compile_cache": CACHE, "run.devices": 2,
-    "gradients.cosines": False,  # a second backward pass to compile
 }
 # The tests here compare runs with runs, so how well XLA optimises is all one to them.
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}

@@ -150,7 +150,7 @@ def test_the_share_of_a_step_by_hand():
 
 def test_tasks_that_want_the_same_have_gradients_of_cosine_one():
     """Of the shared network, one batch for all; opposite targets turn the critic's around."""
-    learner, agent, scalars = started("l2_soft")
+    learner, agent, scalars = started("l2_soft", **{"gradients.cosines": True})
     problem, key = learner.problem, jax.random.key(0)
     tasks = problem.suite.num_tasks
     row = jax.random.normal(key, (1, 32, problem.suite.observation_size))
@@ -171,8 +171,8 @@ def test_tasks_that_want_the_same_have_gradients_of_cosine_one():
 
 
 @pytest.mark.parametrize(("method", "changes"), [
-    ("independent", {}), ("varshare", {"suite": "cartpole"}),
-    ("varshare", {"gradients.cosines": False})])
+    ("independent", {"gradients.cosines": True}),
+    ("varshare", {"suite": "cartpole", "gradients.cosines": True}), ("varshare", {})])
 def test_there_are_no_cosines_without_tasks_that_share(method, changes):
     learner = learner_of(method, **changes)
     assert descent.cosines(learner.problem, None, fit, None, None, None) == {}

@@ -33,8 +33,8 @@ class GradientsConfig(Section):
     cagrad_c: float = field(0.4, "CAGrad's c: radius around the mean gradient, relative to its "
                                  "norm", traced=True, above=0)
     cagrad_rescale: bool = field(True, "divide CAGrad's update by 1 + c²")
-    cosines: bool = field(True, "measure once an update how far tasks' gradients of the shared "
-                                "parameters agree; costs one minibatch's gradient")
+    cosines: bool = field(False, "measure once an update how far tasks' gradients of the shared "
+                                 "parameters agree; costs one minibatch's gradient")
 
 
 _SOLVER_STEPS = 40
