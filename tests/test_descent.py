@@ -150,8 +150,9 @@ def test_the_share_of_a_step_by_hand():
 
 def test_tasks_that_want_the_same_have_gradients_of_cosine_one():
     """Of the shared network, one batch for all; opposite targets turn the critic's around."""
-    learner, agent, scalars = started("l2_soft", **{"gradients.cosines": True})
-    problem, key = learner.problem, jax.random.key(0)
+    learner, key = learner_of("l2_soft", **{"gradients.cosines": True}), jax.random.key(0)
+    problem, state = learner.problem, learner.init(key)
+    agent, scalars = state.agent, state.scalars
     tasks = problem.suite.num_tasks
     row = jax.random.normal(key, (1, 32, problem.suite.observation_size))
     obs = jnp.broadcast_to(row, (tasks, *row.shape[1:]))
