@@ -37,7 +37,8 @@ def _print(result: dict[str, Any]) -> None:
     """The curve, then the chosen point task by task."""
     curve, whole = result["curve"], np.array(result["curve"][0]["return"], float)
     shared = result["bytes_unpruned"]["shared"]
-    print(f"\n{'threshold':>10}{'kept':>9}{'acting':>9}{'bytes':>11}{'return':>10}{'lost':>9}   worst task")
+    print(f"\n{'threshold':>10}{'kept':>9}{'acting':>9}{'bytes':>11}{'return':>10}{'lost':>9}"
+          "   worst task")
     for number, point in enumerate(curve):
         scores = np.array(point["return"], float)
         gap = (whole - scores).mean(0)
@@ -54,7 +55,8 @@ def _print(result: dict[str, Any]) -> None:
 def _print_tasks(result: dict[str, Any]) -> None:
     chosen, confirmed = result["curve"][result["chosen"]], result["confirmed"]
     columns = [np.mean(values, axis=0) for values in (
-        chosen["kept"], chosen["kept_acting"], chosen["bytes"], confirmed["return_unpruned"], confirmed["return"])]
+        chosen["kept"], chosen["kept_acting"], chosen["bytes"], confirmed["return_unpruned"],
+        confirmed["return"])]
     print(f"\nchosen, in other episodes: {confirmed['lost']:.2%} of the return lost\n"
           f"{'task':<20}{'kept':>9}{'acting':>9}{'bytes':>10}{'whole':>10}{'pruned':>10}")
     for name, kept, acting, stored, whole, pruned in zip(result["task_names"], *columns,
