@@ -180,6 +180,7 @@ ALGORITHM = {"hard_sharing": "vmpo", "paco": "dqn"}  # ppo for the others
 # an update, what steers the penalty, controllers of β and σ_prior.
 CONTROLS = {"varshare_trust_region": "sigma_adaptive",
             "varshare_lora": "empirical_bayes", "varshare_horseshoe": "triggered"}
+POSTERIORS = {"varshare_lora": "natural"}
 RESUMED = ("varshare", "l2_soft", "hard_sharing", "paco", *CONTROLS)
 PAIRS = dict(zip(RESUMED, itertools.cycle(SUITES), strict=False))
 # The moments of an interruption: 4 has just been saved, or has been trained but not saved.
@@ -214,7 +215,8 @@ def settings_of(tiny):
                     algorithm=ALGORITHM.get(method, "ppo"),
                     total_steps=UPDATES * tasks * 16 - 5,
                     **{"run.checkpoint_every": every, "run.eval_every": 2, "controller.every": 3,
-                       "varshare.controller": CONTROLS.get(method, "fixed")})
+                       "varshare.controller": CONTROLS.get(method, "fixed"),
+                       "varshare.posterior": POSTERIORS.get(method, "adam")})
 
     return make
 

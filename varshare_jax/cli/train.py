@@ -7,7 +7,8 @@ Suites: cartpole10 (ten cart-poles), lunar_lander20 and lunar_lander20_continuou
 mt10, mt3, mt1:<task> (Meta-World), their single tasks cartpole and lunar_lander, gymnax:<id>
 (gymnax:Pendulum-v1, ...).
 Methods: varshare, varshare_lora, varshare_horseshoe, varshare_trust_region, independent,
-hard_sharing, contextual, one_hot, l2_soft, paco, soft_modularization, pcgrad, cagrad.
+hard_sharing, contextual, one_hot, l2_soft, paco, soft_modularization, pcgrad, cagrad,
+contextual_pcgrad, contextual_cagrad.
 The run folder gets config.json, train.jsonl, eval.jsonl, TensorBoard events, checkpoints and, at
 the end, summary.json. A stopped or killed run goes on with --resume and the same flags.
 `varshare-report runs/* --out report.html` compares runs.
