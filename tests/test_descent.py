@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from varshare_jax import config as C
-from varshare_jax.algorithms import descent
+from varshare_jax.algorithms import ALGORITHMS, descent
 from varshare_jax.algorithms.base import per_task
 from varshare_jax.algorithms.ppo import PPO
 from varshare_jax.learner import Learner, _check_axes
@@ -177,6 +177,13 @@ def test_tasks_that_want_the_same_have_gradients_of_cosine_one():
 def test_there_are_no_cosines_without_tasks_that_share(method, changes):
     learner = learner_of(method, **changes)
     assert descent.cosines(learner.problem, None, fit, None, None, None) == {}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_measures_cosines_where_they_are_asked_for(algorithm):
+    learner = learner_of(algorithm=algorithm, **{"gradients.cosines": True})
+    metrics = jax.eval_shape(lambda key: learner.update(learner.init(key))[1], jax.random.key(0))
+    assert metrics["cosine/critic"].shape == (10,)
 
 
 class Forgetful(PPO):

@@ -84,9 +84,11 @@ class VMPO(OnPolicy):
         world, trajectory = collect(problem, state, rollout_key)
         batch, state = on_policy.prepare(problem, state.replace(world=world), trajectory)
         sample = Sample(batch, policy_of(problem, state.agent.target, batch.obs))
-        loss = functools.partial(vmpo_loss, problem, state.scalars, state.own["duals"])
-        agreement = descent.cosines(problem, state.agent, loss, on_policy.one_minibatch(
-            problem, sample), cosine_key, state.scalars)
+        minibatch = on_policy.one_minibatch(problem, sample)
+        loss = functools.partial(vmpo_loss, problem, state.scalars, state.own["duals"],
+                                 _better(problem, minibatch))
+        agreement = descent.cosines(problem, state.agent, loss, minibatch, cosine_key,
+                                    state.scalars)
         agent, own, metrics = _learn(problem, state, sample, learn_key)
         gap = functools.partial(on_policy.critic_error, problem, batch)
         agent, metrics = descent.finish(problem, state, agent, metrics, method_key, gap)
@@ -104,8 +106,7 @@ def _learn(problem: Problem, state: TrainState, sample: Sample, key: jax.Array):
 
     def step(carry, minibatch, key):
         agent, duals, moments = carry
-        advantage = on_policy.advantage_of(problem, minibatch.batch)
-        better = Better(advantage, objectives.top_half(advantage))
+        better = _better(problem, minibatch)
         loss = functools.partial(vmpo_loss, problem, state.scalars, duals, better)
         agent, metrics = descent.step(problem, agent, loss, minibatch, key, state.scalars, rate)
         grads = jax.grad(lambda duals: dual_loss(problem, state.scalars, duals, better,
@@ -120,6 +121,11 @@ def _learn(problem: Problem, state: TrainState, sample: Sample, key: jax.Array):
     (agent, duals, moments), metrics = on_policy.passes(problem, sample, key, start, step)
     own = state.own | {"duals": duals, "moments": moments}
     return agent, own, {name: m.mean((0, 1)) for name, m in metrics.items()}
+
+
+def _better(problem: Problem, sample: Sample) -> Better:
+    advantage = on_policy.advantage_of(problem, sample.batch)
+    return Better(advantage, objectives.top_half(advantage))
 
 
 def vmpo_loss(problem: Problem, scalars: Scalars, duals: dict[str, jax.Array], better: Better,
