@@ -41,6 +41,14 @@ use_cpu_cores(2)  # before any test starts JAX: as many as a laptop has, and as 
 provenance.use_compile_cache(CACHE)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs_freed():
+    """Compiled programs of a file go with it: Linux lets a process map 65 530 pieces of memory,
+    and XLA maps some for each program, until it dies without a word."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """Settings as small as they come, changed by the dotted names given."""
