@@ -168,13 +168,6 @@ def test_normalized_scores_run_from_zero_to_one_on_every_task():
         statistics.normalize(np.ones((1, 2)), low, [20.0, -200.0])
 
 
-def test_cosine_similarity_of_vectors():
-    found = statistics.cosine_similarity([[1.0, 0.0], [3.0, 3.0], [-2.0, 0.0], [0.0, 0.0]])
-    half = np.sqrt(0.5)
-    np.testing.assert_allclose(found[:3, :3], [[1, half, -1], [half, 1, -half], [-1, -half, 1]])
-    assert np.isnan(found[3]).all()
-
-
 def test_paired_interval_is_free_of_what_seeds_have_in_common():
     rng = np.random.default_rng(9)
     luck = 100 * rng.normal(size=(12, 1))  # of a seed, on all its tasks, with either method

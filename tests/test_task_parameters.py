@@ -42,3 +42,10 @@ def test_training_logs_how_large_residuals_are(tiny):
         metrics = jax.eval_shape(learner.update, state)[1]
         assert ("relative_mu/actor_0" in metrics) == logged
         assert all(metric.shape == (1,) for metric in metrics.values())
+
+
+def test_cosine_similarity_of_vectors():
+    found = task_parameters.cosine_similarity([[1.0, 0.0], [3.0, 3.0], [-2.0, 0.0], [0.0, 0.0]])
+    half = np.sqrt(0.5)
+    np.testing.assert_allclose(found[:3, :3], [[1, half, -1], [half, 1, -half], [-1, -half, 1]])
+    assert np.isnan(found[3]).all()
