@@ -77,7 +77,10 @@ def _help(about: str) -> str:
 
 def _unknown_flag(name: str) -> str:
     """Names the nearest flag; the section before the dot is what people leave out."""
-    sections = {known.rpartition(".")[2]: known for known in flags.FLAGS}
+    # Algorithms have names in common: the default one's is meant, so it comes last.
+    usual = f"{Config().algorithm}."
+    known = sorted(flags.FLAGS, key=lambda flag: flag.startswith(usual))
+    sections = {flag.rpartition(".")[2]: flag for flag in known}
     near = difflib.get_close_matches(name, [*flags.FLAGS, *sections], n=1)
     hint = f"; did you mean '--{sections.get(near[0], near[0])}'?" if near else ""
     return f"flag --{name}: unknown; see --help{hint}"
