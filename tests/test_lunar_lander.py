@@ -147,7 +147,7 @@ def test_free_flight_follows_box2d():
 
 def test_the_heuristic_fares_as_in_box2d():
     pytest.importorskip("Box2D")
-    from experiments import lunar_lander_parity as parity
+    from varshare_jax.validation import lunar_lander as parity
 
     seeds = range(48)
     start, dispersion = parity.streams(seeds, wind=False)
