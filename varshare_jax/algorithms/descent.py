@@ -220,8 +220,9 @@ def finish(problem: Problem, state: TrainState, agent: Agent, metrics: Metrics, 
 
 def _movement(network: MultiTaskNetwork, before: Variables, after: Variables) -> Metrics:
     """What an update did to the composed mean weights W_m: `effective_step`, `shared_step`, [M]."""
-    start, shared, end = map(network.merge, (
-        before, before | {"shared": after["shared"]}, after))
+    versions = before, before | {"shared": after["shared"]}, after
+    merged = jax.vmap(network.merge)(jax.tree.map(lambda *x: jnp.stack(x), *versions))
+    start, shared, end = (jax.tree.map(lambda x, i=i: x[i], merged) for i in range(3))
     return effective_step(start, end) | shared_step(start, shared, end)
 
 

@@ -95,7 +95,7 @@ def load(name: str, out: Path | None = None, *, only: Sequence[str] = (),
     tree = _read(path)
     keys = _checked(tree, PLAN_KEYS, f"{path.name}: ")
     out = out or Path("runs") / path.stem
-    tuned_by_method = _read_tuned(path, keys["tuned"]) if "tuned" in keys else {}
+    tuned_by = _read_tuned(path, keys["tuned"]) if "tuned" in keys else {}
     variants = {method: {"method": method} for method in keys.get("methods", [])}
     for variant, change in keys.get("variants", {}).items():
         if not isinstance(change, dict):
@@ -107,7 +107,7 @@ def load(name: str, out: Path | None = None, *, only: Sequence[str] = (),
         if wanted not in variants:
             raise unknown("--only", wanted, variants)
     runs = tuple(
-        _planned(path.name, variant, tree, change, tuned_by_method,
+        _planned(path.name, variant, tree, change, tuned_by,
                  {"run_dir": str(out / variant)} | dict(overrides or {}))
         for variant, change in variants.items() if not only or variant in only)
     tuning = keys.get("tuning", False)
@@ -117,7 +117,7 @@ def load(name: str, out: Path | None = None, *, only: Sequence[str] = (),
 
 
 def _planned(file: str, name: str, base: Mapping[str, Any], change: Mapping[str, Any],
-             tuned_by_method: Mapping[str, Any], overrides: Mapping[str, Any]) -> PlannedRun:
+             tuned_by: Mapping[str, Any], overrides: Mapping[str, Any]) -> PlannedRun:
     where = f"{file}: variant {name}: "
     common = _checked(base, PLAN_KEYS, f"{file}: ")
     own = _checked(change, VARIANT_KEYS, where)
@@ -127,7 +127,7 @@ def _planned(file: str, name: str, base: Mapping[str, Any], change: Mapping[str,
         raise UserError(f"{where}names no method")
     presets = (*common.get("presets", []), *own.get("presets", []))
     sweep = dict(flatten(common.get("sweep", {}))) | dict(flatten(own.get("sweep", {})))
-    tuned = tuned_by_method.get(method, {})
+    tuned = tuned_by.get(name, tuned_by.get(method, {}))
     swept = {"sweep": _sweep_text(where, sweep)} if sweep else {}
     try:
         config = with_presets(Config(), presets)
@@ -172,12 +172,12 @@ def _check_effort(file: str, runs: Sequence[PlannedRun]) -> None:
 
 
 def _read_tuned(plan: Path, name: str) -> dict[str, dict[str, Any]]:
-    """Settings by method, from a file that a tuning plan wrote; named as seen from the plan."""
+    """Settings by variant or method, from a tuning plan's file; named as seen from the plan."""
     path = plan.parent / name
     if not path.is_file():
         raise UserError(f"{plan.name}: tuned={name}: there is no file {path}; a tuning plan "
                         f"writes one as tuned.toml into its folder")
-    return {method: dict(flatten(settings)) for method, settings in _read(path).items()}
+    return {name: dict(flatten(settings)) for name, settings in _read(path).items()}
 
 
 def _path(name: str) -> Path:
