@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from varshare_jax.algorithms.base import Problem
 from varshare_jax.algorithms.preconditioner import init_moments, needed, precondition
 from varshare_jax.methods.base import Metrics, Params, Scalars
-from varshare_jax.methods.gradients import clip_by_task_norm, combine, mean_cosines
+from varshare_jax.methods.gradients import clip_by_task_norm, combine, mean_cosines, replicated
 from varshare_jax.methods.lifting import MultiTaskNetwork
 from varshare_jax.types import Agent, TrainState, Variables
 from varshare_jax.variational import natural
@@ -60,10 +60,33 @@ def step(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array,
          rate: jax.Array, *, collections: tuple[str, ...] | None = None) -> tuple[Agent, Metrics]:
     """One gradient step on a batch. `rate` is the learning rate, metrics are [M].
 
-    Only the `collections` named move (all by default); the others cost no gradient.
+    Only the `collections` named move (all by default); the others cost no gradient. A task whose
+    gradient is not finite sits the step out: others move as if it were not there, its own
+    parameters as by a gradient of zero. `skipped` is 1 for such tasks.
     """
     names = tuple(collections or agent.variables)
-    grads, metrics = gradients(problem, agent, loss, batch, key, scalars, needed(problem, names))
+
+    def take(agent: Agent, batch: Any, key: jax.Array, guarded: bool) -> tuple[Agent, Metrics]:
+        grads, metrics = gradients(problem, agent, loss, batch, key, scalars,
+                                   needed(problem, names), guarded=guarded)
+        return _move(problem, agent, grads, metrics, scalars, rate, names)
+
+    def again(carry):
+        # Tied to the loop's own state, or XLA would move all of it out of the loop and compute it.
+        same, _ = jax.lax.optimization_barrier(((agent, batch, key), carry[2]))
+        return *take(*same, True), jnp.zeros((), bool)
+
+    moved, metrics = take(agent, batch, key, False)
+    norms = metrics["grad_norm_shared"].sum() + metrics["grad_norm_task"].sum()
+    # A loop of at most one turn: a cond that is vmapped over seeds computes both of its sides.
+    moved, metrics, _ = jax.lax.while_loop(lambda carry: carry[2], again,
+                                           (moved, metrics, replicated(~jnp.isfinite(norms))))
+    return moved, metrics
+
+
+def _move(problem: Problem, agent: Agent, grads: Variables, metrics: Metrics, scalars: Scalars,
+          rate: jax.Array, names: tuple[str, ...]) -> tuple[Agent, Metrics]:
+    """The agent after the step that `gradients` lead to."""
     curvature = {}
     if "task" in names and agent.optimizer.curvature:
         grads, curvature = _curvature(problem, agent, grads, scalars)
@@ -81,8 +104,15 @@ def step(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array,
 
 
 def gradients(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array,
-              scalars: Scalars, names: tuple[str, ...]) -> tuple[Variables, Metrics]:
-    """Each task's gradient of its own parameters, and one of the shared; metrics [M]."""
+              scalars: Scalars, names: tuple[str, ...], *,
+              guarded: bool = False) -> tuple[Variables, Metrics]:
+    """Each task's gradient of its own parameters, and one of the shared; metrics [M].
+
+    `guarded`: those of tasks that have an entry which is not finite are left out. In a sum one NaN
+    hides all others, and no mask on the loss takes it out, since 0 · NaN is NaN on the way back; so
+    tasks' gradients of the shared parameters are computed apart first, as for a combiner. That of
+    `prior`, which is one for all tasks, is zero then.
+    """
     chosen = _only(agent.variables, names)
     combiner, num_tasks = problem.network.method.combine, problem.suite.num_tasks
 
@@ -91,15 +121,36 @@ def gradients(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.A
         return grads | {name: jax.tree.map(lambda g: g / num_tasks, grads[name])
                         for name in names if name in grads}
 
-    if combiner is None or "shared" not in chosen:
+    if "shared" not in chosen or (combiner is None and not guarded):
         grads, metrics = _gradient(problem, problem.network, agent, chosen, loss, batch, key,
                                    scalars)
-        return mean(grads, "shared", "prior"), metrics
-    loss_key, combine_key = jax.random.split(key)
+        grads, skipped = _sound(grads, num_tasks, guarded)
+        return mean(grads, "shared", "prior"), metrics | skipped
+    loss_key, combine_key = jax.random.split(key) if combiner else (key, None)
     grads, metrics = _apart(problem, agent, chosen, loss, batch, loss_key, scalars)
-    shared, conflicts = combine(combiner, grads["shared"], combine_key, scalars,
-                                problem.config.gradients.separately)
-    return mean(grads, "prior") | {"shared": shared}, metrics | conflicts
+    grads, skipped = _sound(grads, num_tasks, guarded)
+    if combiner is None:
+        shared = jax.tree.map(lambda g: g.mean(0), grads["shared"])
+    else:
+        shared, conflicts = combine(combiner, grads["shared"], combine_key, scalars,
+                                    problem.config.gradients.separately)
+        metrics |= conflicts
+    return mean(grads, "prior") | {"shared": shared}, metrics | skipped
+
+
+def _sound(grads: Variables, num_tasks: int, guarded: bool) -> tuple[Variables, Metrics]:
+    """`grads` (leaves [M, ...] but for `prior`) with those at zero that are not finite; `skipped`.
+    """
+    if not guarded:
+        return grads, {"skipped": jnp.zeros(num_tasks)}
+    of_tasks = {name: branch for name, branch in grads.items() if name != "prior"}
+    finite = [jnp.isfinite(g).reshape(num_tasks, -1).all(1) for g in jax.tree.leaves(of_tasks)]
+    sound = functools.reduce(jnp.logical_and, finite, jnp.ones(num_tasks, bool))
+    kept = jax.tree.map(lambda g: jnp.where(sound.reshape(-1, *(1,) * (g.ndim - 1)), g, 0),
+                        of_tasks)
+    if "prior" in grads:
+        kept["prior"] = jax.tree.map(jnp.zeros_like, grads["prior"])
+    return kept, {"skipped": 1.0 - sound}
 
 
 def cosines(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array,

@@ -111,6 +111,7 @@ def _learn(problem: Problem, state: TrainState, sample: Sample, key: jax.Array):
         agent, metrics = descent.step(problem, agent, loss, minibatch, key, state.scalars, rate)
         grads = jax.grad(lambda duals: dual_loss(problem, state.scalars, duals, better,
                                                  metrics).sum())(duals)
+        grads = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0), grads)
         updates, moments = jax.vmap(_adam().update)(grads, moments)
         dual_rate = problem.scalar(state.scalars, "dual_rate")
         duals = jax.tree.map(lambda p, u: p - dual_rate * u, duals, updates)

@@ -39,7 +39,10 @@ class PaCo(Method):
         return jax.tree.map(lambda v: jnp.tensordot(task["coefficients"], v, 1), shared)
 
     def weigh(self, losses, scalars):
-        """An extreme task sits the update out (section 3.4 of the paper)."""
+        """An extreme task sits the update out (section 3.4 of the paper).
+
+        Its loss of zero does not do so where its gradient is not finite; `descent` sees to those.
+        """
         return jnp.where(extreme(losses, scalars), 0.0, losses)
 
     def after_update(self, variables, losses, scalars, key):
@@ -50,7 +53,8 @@ class PaCo(Method):
         mask, old = extreme(losses, scalars), variables["task"]["coefficients"]
         mixture = jax.random.exponential(key, (mask.size, mask.size)) * ~mask
         mixture /= jnp.maximum(mixture.sum(-1, keepdims=True), 1e-6)
-        new = jnp.where((mask & ~mask.all())[:, None], mixture @ old, old)
+        others = jnp.where(mask[:, None], 0.0, old)  # 0 · NaN would be NaN
+        new = jnp.where((mask & ~mask.all())[:, None], mixture @ others, old)
         return variables | {"task": {"coefficients": new}}
 
 

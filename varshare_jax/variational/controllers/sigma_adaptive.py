@@ -22,6 +22,7 @@ class SigmaAdaptive(Fixed):
 
         def measure(state):
             gap = jax.lax.stop_gradient(measured.gap())
+            gap = jnp.where(jnp.isfinite(gap), gap, state["gap_ema"])  # no task sets others' prior
             average = smooth(state["gap_ema"], gap, scalars, first=measured.update == every)
             centred = average - jnp.median(average)
             z = centred / (jnp.median(jnp.abs(centred)) + EPSILON)
