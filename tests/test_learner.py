@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from probes import train
 
 from varshare_jax import config as C
+from varshare_jax.algorithms.acting import policy
 from varshare_jax.algorithms.normalization import initial_stats, normalize, update_stats
 from varshare_jax.devices import Layout, choose_axis
 from varshare_jax.errors import UserError
@@ -86,13 +88,14 @@ def test_running_statistics_equal_those_of_all_samples():
     np.testing.assert_array_equal(normalize(initial_stats(2, 3), jnp.ones((2, 5, 3))), 1)
 
 
-@pytest.mark.parametrize("weights", ["mean", "sample"])
-def test_evaluation_plays_one_whole_episode_per_env(weights):
+@pytest.mark.parametrize(("weights", "actions"), [("mean", "mode"), ("sample", "mode"),
+                                                  ("sample", "sample")])
+def test_evaluation_plays_one_whole_episode_per_env(weights, actions):
     """CartPole pays 1 a step, so a return is the number of steps, and at most the horizon."""
     learner = tiny()
     state = learner.init(jax.random.key(0))
     play = jax.jit(lambda key: evaluate(learner.problem, learner.problem.player(state), key,
-                                        episodes=5, weights=weights))
+                                        episodes=5, weights=weights, actions=actions))
     first, again = play(evaluation_key(0, 1)), play(evaluation_key(0, 1))
     np.testing.assert_array_equal(first.total, again.total)
     assert first.total.shape == (10, 5)
@@ -100,6 +103,23 @@ def test_evaluation_plays_one_whole_episode_per_env(weights):
     assert (first.total <= 500).all()
     assert (first.total % 1 == 0).all()
     assert np.any(first.total != play(evaluation_key(0, 2)).total)
+
+
+def test_drawn_actions_earn_what_their_probabilities_say():
+    """The probe pays for the action that its cue names; the policy has half learned it."""
+    config = C.replace(C.Config(), TINY | {"ppo.learning_rate": 3e-3, "ppo.num_envs": 16})
+    problem, state, _ = train("action", config, 12)
+    player = problem.player(state)
+    probability = policy(problem, player, jnp.array([[[-1.0], [1.0]]] * 2)).probs
+    right = (probability[:, 0, 0] + probability[:, 1, 1]) / 2
+
+    def earned(actions):
+        played = evaluate(problem, player, evaluation_key(0, 1), episodes=4000, actions=actions)
+        return played.total.mean(1) / np.array([1, 2])
+
+    assert np.all((right > 0.55) & (right < 0.95))
+    np.testing.assert_array_equal(earned("mode"), 1)
+    np.testing.assert_allclose(earned("sample"), right, atol=4 * 0.5 / 4000 ** 0.5)
 
 
 def test_evaluation_keys_never_meet_training_keys():

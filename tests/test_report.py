@@ -573,6 +573,30 @@ def test_each_other_run_is_compared_with_varshare(make_run, report):
         None, "strong", None]
 
 
+def test_intervals_of_several_comparisons_hold_together(make_run):
+    """Bonferroni: with five others each has a confidence of 99 %."""
+    rng = np.random.default_rng(3)
+    others = [make_run(name, method=name, scores=SCORES + rng.normal(size=SCORES.shape))
+              for name in "bcdef"]
+    first = comparisons(group(load_runs([make_run("a"), *others]))[0])[0]
+    theirs = first.other.scores
+    expected = statistics.paired_interval(SCORES, theirs, statistics.mean, confidence=0.99,
+                                          resamples=10_000, rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(first.difference.interval, expected)
+    alone, = comparisons(group(load_runs([make_run("g"), others[0]]))[0])
+    low, high = alone.difference.interval
+    assert first.difference.interval[0] <= low < high <= first.difference.interval[1]
+
+
+def test_costs_tell_how_far_an_update_moves_the_weights(make_run, report):
+    steps = {"effective_step": np.full((3, 3), 0.01)}  # and twice that in the second row
+    _, page = report(make_run("a", metrics=steps), make_run("b", method="b"))
+    cells = {row[0]: row for row in page.texts("Parameters and cost")}
+    column = cells["Method"].index("Effective step")
+    assert cells["varshare"][column] == "1.50 %"
+    assert cells["b"][column] == "–"
+
+
 def test_only_seeds_in_common_are_paired(make_run):
     ours = make_run("a", scores=SCORES, config={"seed": 8})  # seeds 8, 9, 10 against 7, 8, 9
     comparison, = comparisons(group(load_runs([ours, make_run("b", method="b")]))[0])

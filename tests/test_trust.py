@@ -254,8 +254,8 @@ def test_skipped_steps_are_counted_and_told_once(tiny, capsys):
         {"member": 1, "seed": 1, "task": task, "update": 1, "steps": 8}]
     assert record.diverged == {}
     assert capsys.readouterr().err == (
-        f"warning: seed 1: the gradient of task {task} is not finite at update 1; it sits such "
-        "steps out, and they are counted\n")
+        "warning: seed 1: gradients that are not finite at update 1; such steps are left out and "
+        f"counted for {task}\n")
     metrics["skipped"][1, 2, 3] = 1.0
     record.training(metrics, 3)
     assert [d["update"] for d in record.diverged.values()] == [8]

@@ -220,5 +220,6 @@ def _draw_maps(record: Record) -> None:
 
 def _evaluate_seeds(learner: Learner, state: TrainState, keys: jax.Array):
     """Evaluations of all seeds, leaves [S, M, E]."""
+    run = learner.problem.config.run
     return evaluate_seeds(learner.problem, learner.problem.player(state), keys,
-                          episodes=learner.problem.config.run.eval_episodes)
+                          episodes=run.eval_episodes, actions=run.eval_actions)

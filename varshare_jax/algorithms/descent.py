@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from varshare_jax.algorithms.base import Problem
 from varshare_jax.algorithms.preconditioner import init_moments, needed, precondition
 from varshare_jax.methods.base import Metrics, Params, Scalars
-from varshare_jax.methods.gradients import clip_by_task_norm, combine, mean_cosines, replicated
+from varshare_jax.methods.gradients import clip_by_task_norm, combine, mean_cosines
 from varshare_jax.methods.lifting import MultiTaskNetwork
 from varshare_jax.types import Agent, TrainState, Variables
 from varshare_jax.variational import natural
@@ -60,33 +60,12 @@ def step(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array,
          rate: jax.Array, *, collections: tuple[str, ...] | None = None) -> tuple[Agent, Metrics]:
     """One gradient step on a batch. `rate` is the learning rate, metrics are [M].
 
-    Only the `collections` named move (all by default); the others cost no gradient. A task whose
-    gradient is not finite sits the step out: others move as if it were not there, its own
-    parameters as by a gradient of zero. `skipped` is 1 for such tasks.
+    Only the `collections` named move (all by default); the others cost no gradient. What is not
+    finite in one task reaches no other (`without_unsound`; `clip_by_task_norm` drops gradients).
     """
     names = tuple(collections or agent.variables)
-
-    def take(agent: Agent, batch: Any, key: jax.Array, guarded: bool) -> tuple[Agent, Metrics]:
-        grads, metrics = gradients(problem, agent, loss, batch, key, scalars,
-                                   needed(problem, names), guarded=guarded)
-        return _move(problem, agent, grads, metrics, scalars, rate, names)
-
-    def again(carry):
-        # Tied to the loop's own state, or XLA would move all of it out of the loop and compute it.
-        same, _ = jax.lax.optimization_barrier(((agent, batch, key), carry[2]))
-        return *take(*same, True), jnp.zeros((), bool)
-
-    moved, metrics = take(agent, batch, key, False)
-    norms = metrics["grad_norm_shared"].sum() + metrics["grad_norm_task"].sum()
-    # A loop of at most one turn: a cond that is vmapped over seeds computes both of its sides.
-    moved, metrics, _ = jax.lax.while_loop(lambda carry: carry[2], again,
-                                           (moved, metrics, replicated(~jnp.isfinite(norms))))
-    return moved, metrics
-
-
-def _move(problem: Problem, agent: Agent, grads: Variables, metrics: Metrics, scalars: Scalars,
-          rate: jax.Array, names: tuple[str, ...]) -> tuple[Agent, Metrics]:
-    """The agent after the step that `gradients` lead to."""
+    loss, batch = without_unsound(loss, batch, problem.suite.num_tasks)
+    grads, metrics = gradients(problem, agent, loss, batch, key, scalars, needed(problem, names))
     curvature = {}
     if "task" in names and agent.optimizer.curvature:
         grads, curvature = _curvature(problem, agent, grads, scalars)
@@ -100,19 +79,39 @@ def _move(problem: Problem, agent: Agent, grads: Variables, metrics: Metrics, sc
         optimizer = optimizer._replace(curvature=curvature)
         variables |= {"task": problem.network.settle(variables, curvature["task"], agent.memory,
                                                      scalars, problem.samples)}
+    norms["skipped"] = jnp.maximum(norms["skipped"], metrics.pop("unsound"))
     return agent.replace(variables=variables, optimizer=optimizer), metrics | norms
 
 
-def gradients(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array,
-              scalars: Scalars, names: tuple[str, ...], *,
-              guarded: bool = False) -> tuple[Variables, Metrics]:
-    """Each task's gradient of its own parameters, and one of the shared; metrics [M].
+def without_unsound(loss: Loss, batch: Any, num_tasks: int) -> tuple[Loss, Any]:
+    """A loss and a batch in which tasks whose samples are not all finite count nothing.
 
-    `guarded`: those of tasks that have an entry which is not finite are left out. In a sum one NaN
-    hides all others, and no mask on the loss takes it out, since 0 · NaN is NaN on the way back; so
-    tasks' gradients of the shared parameters are computed apart first, as for a combiner. That of
-    `prior`, which is one for all tasks, is zero then.
+    A weight of zero would not do, since 0 · NaN is NaN on the way back: their samples become zeros,
+    their losses constants. In the metrics [M] their `loss` is NaN and their `unsound` 1.
     """
+    def finite(x: jax.Array) -> jax.Array:
+        return jnp.isfinite(x).reshape(num_tasks, -1).all(1)
+
+    def kept(x: jax.Array) -> jax.Array:
+        return jnp.where(sound.reshape(-1, *(1,) * (x.ndim - 1)), x, 0) if _is_float(x) else x
+
+    masks = [finite(x) for x in jax.tree.leaves(batch) if _is_float(x)]
+    sound = functools.reduce(jnp.logical_and, masks, jnp.ones(num_tasks, bool))
+
+    def guarded(forward: Forward, batch: Any) -> tuple[jax.Array, Metrics]:
+        losses, metrics = loss(forward, batch)
+        return jnp.where(sound, losses, 0.0), metrics | {"unsound": 1.0 - sound}
+
+    return guarded, jax.tree.map(kept, batch)
+
+
+def _is_float(x: jax.Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def gradients(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array,
+              scalars: Scalars, names: tuple[str, ...]) -> tuple[Variables, Metrics]:
+    """Each task's gradient of its own parameters, and one of the shared; metrics [M]."""
     chosen = _only(agent.variables, names)
     combiner, num_tasks = problem.network.method.combine, problem.suite.num_tasks
 
@@ -121,36 +120,15 @@ def gradients(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.A
         return grads | {name: jax.tree.map(lambda g: g / num_tasks, grads[name])
                         for name in names if name in grads}
 
-    if "shared" not in chosen or (combiner is None and not guarded):
+    if combiner is None or "shared" not in chosen:
         grads, metrics = _gradient(problem, problem.network, agent, chosen, loss, batch, key,
                                    scalars)
-        grads, skipped = _sound(grads, num_tasks, guarded)
-        return mean(grads, "shared", "prior"), metrics | skipped
-    loss_key, combine_key = jax.random.split(key) if combiner else (key, None)
+        return mean(grads, "shared", "prior"), metrics
+    loss_key, combine_key = jax.random.split(key)
     grads, metrics = _apart(problem, agent, chosen, loss, batch, loss_key, scalars)
-    grads, skipped = _sound(grads, num_tasks, guarded)
-    if combiner is None:
-        shared = jax.tree.map(lambda g: g.mean(0), grads["shared"])
-    else:
-        shared, conflicts = combine(combiner, grads["shared"], combine_key, scalars,
-                                    problem.config.gradients.separately)
-        metrics |= conflicts
-    return mean(grads, "prior") | {"shared": shared}, metrics | skipped
-
-
-def _sound(grads: Variables, num_tasks: int, guarded: bool) -> tuple[Variables, Metrics]:
-    """`grads` (leaves [M, ...] but for `prior`) with those at zero that are not finite; `skipped`.
-    """
-    if not guarded:
-        return grads, {"skipped": jnp.zeros(num_tasks)}
-    of_tasks = {name: branch for name, branch in grads.items() if name != "prior"}
-    finite = [jnp.isfinite(g).reshape(num_tasks, -1).all(1) for g in jax.tree.leaves(of_tasks)]
-    sound = functools.reduce(jnp.logical_and, finite, jnp.ones(num_tasks, bool))
-    kept = jax.tree.map(lambda g: jnp.where(sound.reshape(-1, *(1,) * (g.ndim - 1)), g, 0),
-                        of_tasks)
-    if "prior" in grads:
-        kept["prior"] = jax.tree.map(jnp.zeros_like, grads["prior"])
-    return kept, {"skipped": 1.0 - sound}
+    shared, conflicts = combine(combiner, grads["shared"], combine_key, scalars,
+                                problem.config.gradients.separately)
+    return mean(grads, "prior") | {"shared": shared}, metrics | conflicts
 
 
 def cosines(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array,
@@ -192,8 +170,9 @@ def _curvature(problem: Problem, agent: Agent, grads: Variables,
     """`grads` without those by ρ, and the running curvatures that these were turned into."""
     rate = problem.network.method.rates(scalars).curvature
     seen = natural.estimates(agent.variables["task"], grads["task"])
-    average = jax.tree.map(lambda h, new: (1 - rate) * h + rate * new,
-                           agent.optimizer.curvature["task"], seen)
+    average = jax.tree.map(
+        lambda h, new: jnp.where(jnp.isfinite(new), (1 - rate) * h + rate * new, h),
+        agent.optimizer.curvature["task"], seen)
     return grads | {"task": natural.without_rho(grads["task"])}, {"task": average}
 
 
@@ -210,7 +189,8 @@ def _objective(loss: Loss, samples: int, network: MultiTaskNetwork, chosen: Vari
     losses, metrics = loss(forward, batch)
     penalty, _ = network.penalty(variables, memory, scalars, samples)
     total = losses + penalty
-    metrics = metrics | {"loss": total, "penalty": penalty}
+    unsound = metrics.get("unsound", jnp.zeros_like(total))
+    metrics = metrics | {"loss": jnp.where(unsound > 0, jnp.nan, total), "penalty": penalty}
     return network.method.weigh(total, scalars).sum(), metrics
 
 
@@ -271,8 +251,9 @@ def finish(problem: Problem, state: TrainState, agent: Agent, metrics: Metrics, 
 
 def _movement(network: MultiTaskNetwork, before: Variables, after: Variables) -> Metrics:
     """What an update did to the composed mean weights W_m: `effective_step`, `shared_step`, [M]."""
-    start, shared, end = map(network.merge, (
-        before, before | {"shared": after["shared"]}, after))
+    versions = before, before | {"shared": after["shared"]}, after
+    merged = jax.vmap(network.merge)(jax.tree.map(lambda *x: jnp.stack(x), *versions))
+    start, shared, end = (jax.tree.map(lambda x, i=i: x[i], merged) for i in range(3))
     return effective_step(start, end) | shared_step(start, shared, end)
 
 

@@ -126,6 +126,8 @@ def _learn(problem: Problem, state: TrainState, sample: Sample, key: jax.Array):
 
 def _better(problem: Problem, sample: Sample) -> Better:
     advantage = on_policy.advantage_of(problem, sample.batch)
+    # Weights are made of them outside of the loss, whose guard against NaN they would pass by.
+    advantage = jnp.where(jnp.isfinite(advantage), advantage, 0.0)
     return Better(advantage, objectives.top_half(advantage))
 
 

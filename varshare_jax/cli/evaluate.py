@@ -14,7 +14,7 @@ from absl import flags
 
 from varshare_jax.cli import _app
 from varshare_jax.playing.engines import ENGINES
-from varshare_jax.playing.evaluation import WEIGHTS
+from varshare_jax.playing.evaluation import ACTIONS, WEIGHTS
 from varshare_jax.playing.scoring import MEASURES, evaluate_run, write_scores
 
 
@@ -23,13 +23,15 @@ def _main(argv: list[str]) -> None:
     run = _app.named_run()
     if flags.FLAGS.weights not in WEIGHTS:
         raise _app.unknown("--weights", flags.FLAGS.weights, WEIGHTS)
+    if flags.FLAGS.actions not in ACTIONS:
+        raise _app.unknown("--actions", flags.FLAGS.actions, ACTIONS)
     if flags.FLAGS.engine not in ENGINES:
         raise _app.unknown("--engine", flags.FLAGS.engine, ENGINES)
     _app.positive("episodes")
     _app.positive("samples")
     scores = evaluate_run(run, episodes=flags.FLAGS.episodes, weights=flags.FLAGS.weights,
-                          samples=flags.FLAGS.samples, seed=flags.FLAGS.eval_seed,
-                          engine=flags.FLAGS.engine)
+                          samples=flags.FLAGS.samples, actions=flags.FLAGS.actions,
+                          seed=flags.FLAGS.eval_seed, engine=flags.FLAGS.engine)
     _print(scores)
     if flags.FLAGS.out:
         write_scores(Path(flags.FLAGS.out), run, scores)
@@ -37,7 +39,8 @@ def _main(argv: list[str]) -> None:
 
 def _print(scores: dict) -> None:
     """Mean over seeds with the deviation between them, and the success rate if there is one."""
-    print(json.dumps({k: scores[k] for k in ("run", "update", "weights", "samples", "episodes")}))
+    shown = "run", "update", "weights", "samples", "actions", "episodes"
+    print(json.dumps({name: scores[name] for name in shown}))
     columns = [name for name in scores if name.endswith(MEASURES)]
     labels = scores.get("configurations", [""])
     for index, label in enumerate(labels):
@@ -62,6 +65,7 @@ def main() -> None:
     """Entry point of `varshare-evaluate`."""
     flags.DEFINE_string("run", "", "folder of the run to play, or a file of varshare-prune")
     flags.DEFINE_string("weights", "mean", "weights to play with (mean | sample)")
+    flags.DEFINE_string("actions", "mode", "the most likely actions, or drawn ones (mode | sample)")
     flags.DEFINE_string("engine", "jax", "another implementation to play in as well "
                                          f"({' | '.join(ENGINES)})")
     flags.DEFINE_integer("samples", 1, "draws of the weights that act together in each episode")

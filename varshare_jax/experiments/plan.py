@@ -22,7 +22,8 @@ PLAN_KEYS: dict[str, type] = {
     "tuned": str, "tuning": bool, "evaluations": dict}
 VARIANT_KEYS: dict[str, type] = {"presets": list, "sweep": dict}
 EVALUATION_KEYS: dict[str, type] = {
-    "weights": str, "engine": str, "samples": int, "episodes": int, "eval_seed": int}
+    "weights": str, "engine": str, "samples": int, "actions": str, "episodes": int,
+    "eval_seed": int}
 """The flags of `varshare-evaluate` that a plan may set: none that names a file."""
 _NOT_A_PLANS = {"run_dir", "sweep", "run.compile_cache"}  # where things go, and what is executed
 _NAME = re.compile(r"\w[\w.,=+-]{0,99}")  # of a folder or file within the plan's own
@@ -101,7 +102,7 @@ def load(name: str, out: Path | None = None, *, only: Sequence[str] = (),
     tree = _read(path)
     keys = _checked(tree, PLAN_KEYS, f"{path.name}: ")
     out = out or Path("runs") / path.stem
-    tuned_by_method = _read_tuned(path, keys["tuned"]) if "tuned" in keys else {}
+    tuned_by = _read_tuned(path, keys["tuned"]) if "tuned" in keys else {}
     for name, flags in keys.get("evaluations", {}).items():
         _check_evaluation(f"{path.name}: evaluations.{name}", flags)
     variants = {method: {"method": method} for method in keys.get("methods", [])}
@@ -119,7 +120,7 @@ def load(name: str, out: Path | None = None, *, only: Sequence[str] = (),
         if wanted not in variants:
             raise unknown("--only", wanted, variants)
     runs = tuple(
-        _planned(path.name, variant, tree, change, tuned_by_method,
+        _planned(path.name, variant, tree, change, tuned_by,
                  {"run_dir": str(out / variant)} | dict(overrides or {}))
         for variant, change in variants.items() if not only or variant in only)
     tuning = keys.get("tuning", False)
@@ -129,7 +130,7 @@ def load(name: str, out: Path | None = None, *, only: Sequence[str] = (),
 
 
 def _planned(file: str, name: str, base: Mapping[str, Any], change: Mapping[str, Any],
-             tuned_by_method: Mapping[str, Any], overrides: Mapping[str, Any]) -> PlannedRun:
+             tuned_by: Mapping[str, Any], overrides: Mapping[str, Any]) -> PlannedRun:
     where = f"{file}: variant {name}: "
     common = _checked(base, PLAN_KEYS, f"{file}: ")
     own = _checked(change, VARIANT_KEYS, where)
@@ -139,7 +140,7 @@ def _planned(file: str, name: str, base: Mapping[str, Any], change: Mapping[str,
         raise UserError(f"{where}names no method")
     presets = (*common.get("presets", []), *own.get("presets", []))
     sweep = dict(flatten(common.get("sweep", {}))) | dict(flatten(own.get("sweep", {})))
-    tuned = tuned_by_method.get(method, {})
+    tuned = tuned_by.get(name, tuned_by.get(method, {}))
     swept = {"sweep": _sweep_text(where, sweep)} if sweep else {}
     try:
         config = with_presets(Config(), presets)
@@ -201,7 +202,7 @@ def _check_effort(file: str, runs: Sequence[PlannedRun]) -> None:
 
 
 def _read_tuned(plan: Path, name: str) -> dict[str, dict[str, Any]]:
-    """Settings by method, from a file that a tuning plan wrote; named as seen from the plan."""
+    """Settings by variant or method, from a tuning plan's file; named as seen from the plan."""
     path = plan.parent / name
     if not path.resolve().is_relative_to(plan.parent.resolve()):
         raise UserError(f"{plan.name}: tuned={name}: must be a file beside the plan or below it")

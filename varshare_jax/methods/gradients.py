@@ -130,16 +130,23 @@ def combine(combiner: Combiner, grads: dict[str, Any], key: jax.Array,
             scalars: dict[str, jax.Array], separately: bool) -> tuple[dict[str, Any], dict]:
     """One gradient of the shared parameters from M tasks': leaves [M, ...] -> [...].
 
-    `separately`: each side (`sides_of`) has a Gram matrix and coefficients of its own. Metrics [M]:
+    `separately`: each side (`sides_of`) has a Gram matrix and coefficients of its own. A task whose
+    gradient is not finite counts as one of zero. Metrics [M]:
     the share of other tasks whose gradient points against a task's, averaged over sides.
     """
     sides = sides_of(grads) if separately else {"all": grads}
     grams = replicated(jnp.stack([gram_matrix(branches) for branches in sides.values()]))
+    sound = jnp.isfinite(jnp.diagonal(grams, axis1=1, axis2=2)).all(0)
+    grams = jnp.where(sound & sound[:, None], grams, 0.0)
     keys = jax.random.split(key, len(sides))
     coefficients = replicated(jax.vmap(combiner, (0, 0, None))(grams, keys, scalars))
     combined: dict[str, Any] = {}
+
+    def kept(g: jax.Array) -> jax.Array:  # 0 · NaN would be NaN
+        return jnp.where(sound.reshape(-1, *(1,) * (g.ndim - 1)), g, 0.0)
+
     for branches, c in zip(sides.values(), coefficients, strict=True):
-        combined |= jax.tree.map(lambda g, c=c: jnp.tensordot(c, g, 1), branches)
+        combined |= jax.tree.map(lambda g, c=c: jnp.tensordot(c, kept(g), 1), branches)
     conflicts = (grams < 0).sum(2) / max(1, grams.shape[1] - 1)
     return combined, {"conflict": conflicts.mean(0)}
 
@@ -192,6 +199,8 @@ def clip_by_task_norm(grads: Variables, max_norm: jax.Array, num_tasks: int, *,
     networks would no longer train as M single-task agents. What is learned of the prior is a few
     numbers and stays as it is. `tied`: the shared gradient is scaled as tasks' own are, by the mean
     of their factors, so that clipping does not change how a step is split between the two.
+    A gradient whose norm is not finite becomes zero: a task's own, and the shared one, which a
+    single task's NaN would enter. `skipped` is 1 for whom a gradient was lost so.
     Metrics: norms before, [M].
     """
     own = {name: branch for name, branch in grads.items() if name not in SHARED}
@@ -202,14 +211,18 @@ def clip_by_task_norm(grads: Variables, max_norm: jax.Array, num_tasks: int, *,
                                jnp.zeros(())))
     shared_scale = jnp.minimum(1.0, max_norm / (shared_norm + 1e-6))
     task_scale = jnp.minimum(1.0, max_norm / (task_norm + 1e-6))
+    task_sound, shared_sound = jnp.isfinite(task_norm), jnp.isfinite(shared_norm)
     if tied:
-        shared_scale = task_scale.mean()
+        shared_scale = task_scale.mean(where=task_sound)
 
     def scale_task(g):
-        return g * task_scale.reshape(-1, *(1,) * (g.ndim - 1))
+        scale, sound = (x.reshape(-1, *(1,) * (g.ndim - 1)) for x in (task_scale, task_sound))
+        return jnp.where(sound, g * scale, 0.0)
 
     clipped = jax.tree.map(scale_task, own)
     if "shared" in grads:
-        clipped |= {"shared": jax.tree.map(lambda g: g * shared_scale, shared)}
+        clipped |= {"shared": jax.tree.map(
+            lambda g: jnp.where(shared_sound, g * shared_scale, 0.0), shared)}
     return grads | clipped, {"grad_norm_task": task_norm,
-                     "grad_norm_shared": jnp.broadcast_to(shared_norm, task_norm.shape)}
+                             "grad_norm_shared": jnp.broadcast_to(shared_norm, task_norm.shape),
+                             "skipped": 1.0 - (task_sound & shared_sound)}

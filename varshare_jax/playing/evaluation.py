@@ -1,4 +1,4 @@
-"""Playing a policy without learning: own keys, most likely actions, one episode per env."""
+"""Playing a policy without learning: own keys, one episode per env."""
 
 import functools
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from varshare_jax.algorithms.rollout import advance_episode, initial_episode
 from varshare_jax.types import Player
 
 WEIGHTS = ("mean", "sample")
+ACTIONS = ("mode", "sample")
 
 
 class Scores(NamedTuple):
@@ -24,31 +25,35 @@ class Scores(NamedTuple):
 
 
 def evaluate(problem: Problem, player: Player, key: jax.Array, *, episodes: int,
-             weights: str = "mean", samples: int = 1) -> Scores:
+             weights: str = "mean", samples: int = 1, actions: str = "mode") -> Scores:
     """E = `episodes` whole episodes of every task, for one seed.
 
     `weights`: the posterior mean, or `samples` draws of its own for each episode, which act by
-    `consensus`. Episodes use the policy's mode, the statistics of training stay fixed. Success
-    means at any step.
+    `consensus`. `actions`: the policy's mode, or drawn from it, as where a stochastic policy is
+    the better one (a task that is partially observed). The statistics of training stay fixed.
+    Success means at any step.
     """
     reset_key, weights_key, step_key = jax.random.split(key, 3)
+    action_key = jax.random.fold_in(key, 3)  # apart: episodes are the same whoever acts
     shape = problem.suite.num_tasks, episodes
     if weights == "sample":
         draw = functools.partial(sample_per_env, problem, player.variables)
         draws = jax.lax.map(draw, jax.random.split(weights_key, (samples, *shape)))
 
-    def act(obs):
+    def act(obs, key):
+        key = key if actions == "sample" else None
         if weights == "mean":
-            return policy(problem, player, obs).mode()
+            played = policy(problem, player, obs)
+            return played.mode() if key is None else played.sample(seed=key)
         return consensus(jax.vmap(lambda drawn: policy_per_env(
-            problem, player.replace(variables=drawn), obs))(draws))
+            problem, player.replace(variables=drawn), obs))(draws), key)
 
     def unfinished(carry):
         return jnp.any(~carry[3]) & (carry[4] < problem.suite.horizon)
 
     def step(carry):
         env_state, obs, episode, done, count = carry
-        action = act(obs)
+        action = act(obs, jax.random.fold_in(action_key, count))
         step_keys = jax.random.split(jax.random.fold_in(step_key, count), shape)
         env_state, out = problem.suite.step(step_keys, env_state, action)
         advanced = advance_episode(episode, out, jnp.zeros_like(done))
@@ -61,11 +66,15 @@ def evaluate(problem: Problem, player: Player, key: jax.Array, *, episodes: int,
     return Scores(episode.total, episode.success)
 
 
-def consensus(policy: distrax.Distribution) -> jax.Array:
+def consensus(policy: distrax.Distribution, key: jax.Array | None = None) -> jax.Array:
     """The action of several policies, batch shape [K, ...], together.
 
-    The most likely under the mean of their probabilities, or the mean of continuous actions.
+    The most likely under the mean of their probabilities, or the mean of continuous actions; with
+    a key a draw from their mixture.
     """
+    if key is not None:
+        key, which = jax.random.split(key)
+        return policy.sample(seed=key)[jax.random.randint(which, (), 0, policy.batch_shape[0])]
     if isinstance(policy, distrax.Categorical):
         return policy.probs.mean(0).argmax(-1)
     return policy.mean().mean(0)

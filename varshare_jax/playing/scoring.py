@@ -19,7 +19,8 @@ MEASURES = ("return", "success", "length")
 
 
 def evaluate_run(path: Path, *, episodes: int = 50, weights: str = "mean",
-                 samples: int = 1, seed: int = 1, engine: str = "jax") -> dict[str, Any]:
+                 samples: int = 1, actions: str = "mode", seed: int = 1,
+                 engine: str = "jax") -> dict[str, Any]:
     """Plays a run's newest checkpoint or a pruned file: scores [S][M], and of what.
 
     Another `engine` plays it as well: its scores are those that its name precedes.
@@ -28,19 +29,22 @@ def evaluate_run(path: Path, *, episodes: int = 50, weights: str = "mean",
     if engine != "jax":
         if weights != "mean":
             raise UserError(f"--weights={weights}: --engine={engine} plays the mean weights only")
+        if actions != "mode":
+            raise UserError(f"--actions={actions}: --engine={engine} plays the most likely ones")
         evaluate_elsewhere = engines.make(engine)
     policy = policies.load(path, weights)
     suite = policy.problem.suite
     if engine != "jax":
         engines.check(engine, suite)
     check_evaluation(policy, episodes, weights, samples)
-    play = compiled(policy.problem, episodes=episodes, weights=weights, samples=samples)
+    play = compiled(policy.problem, episodes=episodes, weights=weights, samples=samples,
+                    actions=actions)
     with Progress(suite.name, 1, 1, policy.num_seeds).working("compiling and playing",
                                                               announce=False):
         played = jax.device_get(play(policy.player, policy.evaluation_keys(seed)))
     scores = {"run": str(path), "update": policy.update, "weights": weights,
-              "samples": samples, "episodes": episodes, "task_names": suite.task_names,
-              "return": played.total.mean(-1)}
+              "samples": samples, "actions": actions, "episodes": episodes,
+              "task_names": suite.task_names, "return": played.total.mean(-1)}
     if policy.problem.config.sweep:
         scores["configurations"] = policy.problem.config.labels()
     if suite.has_success:

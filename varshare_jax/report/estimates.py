@@ -10,9 +10,11 @@ from varshare_jax.report import statistics
 from varshare_jax.report.sections import RETURN, Entry, Section
 from varshare_jax.report.statistics import Statistic
 
+_RESAMPLES = 2000
+
 
 class Estimate(NamedTuple):
-    """A statistic and its 95 % interval, None where a single seed gives none."""
+    """A statistic and its interval (95 % unless told), None where a single seed gives none."""
 
     value: np.ndarray
     interval: tuple[np.ndarray, np.ndarray] | None
@@ -45,7 +47,8 @@ class Scale:
         return statistics.normalize(scores, self.low, self.high)
 
 
-def estimate(statistic: Statistic, *scores: np.ndarray, resamples: int = 2000) -> Estimate:
+def estimate(statistic: Statistic, *scores: np.ndarray, confidence: float = 0.95,
+             resamples: int = _RESAMPLES) -> Estimate:
     """A statistic of one or several methods' scores [S, M] with its stratified bootstrap.
 
     The generator is always the same, so that equal runs give equal reports.
@@ -53,18 +56,26 @@ def estimate(statistic: Statistic, *scores: np.ndarray, resamples: int = 2000) -
     interval = None
     if min(map(len, scores)) > 1:
         interval = statistics.bootstrap_interval(
-            scores, statistic, resamples=resamples, rng=np.random.default_rng(0))
+            scores, statistic, confidence=confidence, resamples=resamples,
+            rng=np.random.default_rng(0))
     return Estimate(statistic(*scores), interval)
 
 
 def comparisons(section: Section) -> tuple[Comparison, ...]:
-    """The focus against every other run that has scores, in the order of the report."""
+    """The focus against every other run that has scores, in the order of the report.
+
+    Intervals of K comparisons hold all K with 95 % (Bonferroni: each has 1 − 0.05 / K).
+    """
     focus = next((e for e in section.scored if e.label == section.focus), None)
-    return tuple(_compare(focus, other) for other in section.scored if other is not focus)
+    others = [other for other in section.scored if other is not focus]
+    return tuple(_compare(focus, other, len(others)) for other in others)
 
 
-def _compare(focus: Entry, other: Entry) -> Comparison:
-    probability = estimate(statistics.probability_of_improvement, focus.scores, other.scores)
+def _compare(focus: Entry, other: Entry, count: int) -> Comparison:
+    # The tails grow thinner with the count, and need as many more draws to be seen.
+    effort = {"confidence": 1 - 0.05 / count, "resamples": _RESAMPLES * count}
+    probability = estimate(statistics.probability_of_improvement, focus.scores, other.scores,
+                           **effort)
     seeds, ours, theirs = np.intersect1d(focus.run.seeds, other.run.seeds, return_indices=True)
     if not len(seeds):
         return Comparison(other, probability, None, np.empty(0))
@@ -72,7 +83,7 @@ def _compare(focus: Entry, other: Entry) -> Comparison:
     by_seed = (first - second).mean(axis=1)
     interval = None
     if len(seeds) > 1:
-        interval = statistics.paired_interval(first, second, statistics.mean,
+        interval = statistics.paired_interval(first, second, statistics.mean, **effort,
                                               rng=np.random.default_rng(0))
     return Comparison(other, probability, Estimate(by_seed.mean(), interval), by_seed)
 

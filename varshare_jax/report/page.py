@@ -24,6 +24,8 @@ from varshare_jax.report.sections import Section
 
 _COSTS = ("Parameters that one task's forward pass reads (active), in training and when each "
           "task's weights have been merged into one network, and that are stored for all tasks. "
+          "Effective step: how far an update moves a task's weights, median |ΔW| over median |W|, "
+          "mean over training; methods whose steps differ are not compared at equal pace. "
           "Env steps are per seed, summed over tasks; steps per second count all seeds. Seconds "
           "are of training, evaluation and checkpoints, after compiling.")
 
@@ -97,7 +99,8 @@ def _comparisons(section: Section) -> Iterator[str]:
     yield about(f"P: probability that a run of {section.focus} scores higher than one of the "
                 f"other on the same task, ties counted half, mean over tasks (Mann–Whitney). "
                 f"Paired difference: mean over tasks of {section.focus} minus the other, seed by "
-                f"seed; the interval resamples whole seeds, the same for both. Bold: the 95 % "
+                f"seed; the interval resamples whole seeds, the same for both. Intervals hold "
+                f"for all {len(compared)} comparisons together with 95 % (Bonferroni). Bold: the "
                 f"interval excludes equality. Few seeds make intervals too narrow.")
     yield table(comparison_tables.against_each(section, compared))
     drawn = [image(to_svg(comparison_figures.probability_of_improvement(section, compared)),

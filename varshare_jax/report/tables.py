@@ -66,22 +66,32 @@ def other_evaluations(section: Section) -> Table | None:
 
 
 def costs(section: Section) -> Table:
-    """One row per run: parameters, steps, seconds. Absent is what its files do not tell."""
+    """One row per run: sizes, steps, seconds. Absent is what its files do not tell."""
     kinds = [kind for kind in _PARAMETERS
              if any(entry.run.number("parameters", kind) for entry in section.entries)]
     sized = any(entry.run.widths for entry in section.entries)
+    stepped = any("effective_step" in entry.run.last_metrics for entry in section.entries)
     rows = []
     for entry in section.entries:
         run, final = entry.run, entry.run.final
         texts = [*([run.widths or ABSENT] if sized else []),
+                 *([_effective_step(run)] if stepped else []),
                  *(_count(run.number("parameters", kind)) for kind in kinds),
                  _count(final and final.env_steps), _seconds(final and final.wall_seconds),
                  _seconds(run.number("compile_seconds")), _count(run.number("steps_per_second")),
                  str(run.num_seeds)]
         rows.append((Cell(entry.label + entry.marks), *map(Cell, texts)))
     return Table(("Method", *(["Widths"] if sized else []),
+                  *(["Effective step"] if stepped else []),
                   *(_PARAMETERS[kind] for kind in kinds), f"Env{NBSP}steps",
                   f"Wall{NBSP}s", f"Compile{NBSP}s", "Steps/s", "Seeds"), tuple(rows))
+
+
+def _effective_step(run: Run) -> str:
+    """Mean over training, seeds and tasks of an update's median ΔW over median W, in percent."""
+    steps = [moment.metrics["effective_step"].mean() for moment in run.moments
+             if "effective_step" in moment.metrics]
+    return f"{100 * np.mean(steps):.2f}{NBSP}%" if steps else ABSENT
 
 
 def per_task(section: Section) -> Table:

@@ -113,18 +113,20 @@ class Record:
 
     def _note_skipped(self, steps: np.ndarray) -> None:
         """Counts the gradient steps [S, chunk, M] that tasks of sound seeds sat out."""
-        for member, m in np.argwhere(steps.sum(1) > 0):
-            if int(member) in self.diverged:
-                continue
-            task, seed = self.suite.task_names[m], self.seeds[member]
-            first = self.update + int(np.argmax(steps[member, :, m] > 0))
-            if (int(member), task) not in self.skipped:
+        names = self.suite.task_names
+        for member in set(np.argwhere(steps.sum((1, 2)) > 0)[:, 0].tolist()) - set(self.diverged):
+            tasks = [m for m in range(len(names)) if steps[member, :, m].sum() > 0]
+            first = self.update + int(np.argmax(steps[member].sum(1) > 0))
+            if new := [names[m] for m in tasks if (member, names[m]) not in self.skipped]:
                 where = _configuration(self.problem.config, member)
-                warn(f"seed {seed}{where}: the gradient of task {task} is not finite at update "
-                     f"{first}; it sits such steps out, and they are counted")
-            entry = self.skipped.setdefault((int(member), task), {
-                "member": int(member), "seed": seed, "task": task, "update": first, "steps": 0})
-            entry["steps"] += round(float(steps[member, :, m].sum()))
+                which = "all tasks" if len(new) == len(names) else ", ".join(new)
+                warn(f"seed {self.seeds[member]}{where}: gradients that are not finite at update "
+                     f"{first}; such steps are left out and counted for {which}")
+            for m in tasks:
+                entry = self.skipped.setdefault((member, names[m]), {
+                    "member": member, "seed": self.seeds[member], "task": names[m],
+                    "update": first, "steps": 0})
+                entry["steps"] += round(float(steps[member, :, m].sum()))
 
     def evaluation(self, scores: dict[str, np.ndarray]) -> None:
         """One row per evaluation: scores [S, M]; those of diverged seeds become NaN in place."""
@@ -139,13 +141,7 @@ class Record:
 
     def tell_end(self, summary: dict[str, Any]) -> None:
         """The last line: what the run scores, and where it is."""
-        returns = np.array(summary["eval"]["return"], float)
-        score = (f"eval {np.nanmean(returns):.1f}" if np.isfinite(returns).any()
-                 else "every seed diverged")
-        seeds, tasks = returns.shape
-        where = f"; {self.problem.config.run_dir}" if self.problem.config.run_dir else ""
-        self.progress.say(f"done: {score} ({_count(seeds, 'seed')} × {_count(tasks, 'task')}), "
-                          f"{summary['wall_seconds']:.1f} s{where}")
+        self.progress.say(_last_line(summary, self.problem.config.run_dir))
 
     def summary(self, variables: Variables, scores: dict[str, np.ndarray],
                 compile_seconds: float) -> dict[str, Any]:
@@ -174,6 +170,15 @@ class Record:
 def _configuration(config: Any, member: int) -> str:
     """Which configuration of a sweep a member belongs to, for messages."""
     return f" of {config.labels()[member // config.num_seeds]}" if config.sweep else ""
+
+
+def _last_line(summary: dict[str, Any], run_dir: str) -> str:
+    returns = np.array(summary["eval"]["return"], float)
+    score = (f"eval {np.nanmean(returns):.1f}" if np.isfinite(returns).any()
+             else "every seed diverged")
+    seeds, tasks = returns.shape
+    return (f"done: {score} ({_count(seeds, 'seed')} × {_count(tasks, 'task')}), "
+            f"{summary['wall_seconds']:.1f} s" + (f"; {run_dir}" if run_dir else ""))
 
 
 def _count(number: int, what: str) -> str:

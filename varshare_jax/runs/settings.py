@@ -17,6 +17,8 @@ class RunConfig(Section):
                             above=0)
     eval_episodes: int = field(10, "episodes per task in evaluations during training", above=0)
     final_eval_episodes: int = field(50, "episodes per task in the last evaluation", above=0)
+    eval_actions: str = field("mode", "actions of evaluations: the most likely, or drawn from the "
+                                      "policy", choices=("mode", "sample"))
     checkpoint_every: int = field(50, "updates between checkpoints (rounded up to chunks)",
                                   above=0)
     keep_checkpoints: int = field(2, "checkpoints kept, the newest", above=0)
