@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install format lint test bench bench-smoke demo report docs parity-lunar-lander \
+.PHONY: install format lint test fuzz bench bench-smoke demo report docs parity-lunar-lander \
 	parity-metaworld clean
 
 install: $(STAMP)  ## make .venv with the pinned dependencies and the console scripts in it
@@ -25,6 +25,9 @@ lint: install  ## what CI refuses
 # A process for each file, the longest files first: one that compiles for all of them does not live.
 test: install  ## the tests, two files at a time (less with a warm compile cache)
 	@ls -S tests/test_*.py | xargs -n 1 -P 2 $(BIN)/python -m pytest -n 0
+
+fuzz: install  ## damaged files, odd flags, archives and plans, twenty times as many as in `test`
+	FUZZ=20 $(BIN)/python -m pytest -n 2 tests/test_fuzz.py
 
 bench: install  ## throughput; peers through BENCH_FLAGS, see benchmarks/throughput.py
 	$(BIN)/python -m benchmarks.throughput --out=benchmarks/results/throughput.json $(BENCH_FLAGS)

@@ -21,7 +21,7 @@ from varshare_jax.algorithms import ALGORITHMS
 from varshare_jax.devices import use_cpu_cores
 from varshare_jax.learner import Learner
 from varshare_jax.methods import MultiTaskNetwork
-from varshare_jax.runs import checkpoint, monitoring, provenance
+from varshare_jax.runs import checkpoint, files, lock, provenance
 from varshare_jax.types import Continuous, Discrete
 
 CACHE = str(Path(__file__).resolve().parent.parent / ".cache" / "tests")
@@ -132,9 +132,9 @@ def error_line(done: subprocess.CompletedProcess) -> str:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Everything in a folder, with the times of writing."""
+    """Everything in a folder, with the times of writing, but who was its last writer."""
     return {str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.read_bytes())
-            for p in folder.rglob("*") if p.is_file()}
+            for p in folder.rglob("*") if p.is_file() and p.name != lock.NAME}
 
 
 def newest(folder: Path) -> int:
@@ -169,7 +169,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert summaries[0]["eval"] == summaries[1]["eval"]
     cosines = [(folder / "similarity.json").read_text() for folder in (one, other)]
     assert cosines[0] == cosines[1]
-    assert monitoring.read_rows(one / "train.jsonl")[-1]["update"] == newest(one)
+    assert files.read_rows(one / "train.jsonl")[-1]["update"] == newest(one)
 
 
 class Run(NamedTuple):
@@ -275,7 +275,7 @@ def untrained(tiny, tmp_path_factory):
     state.agent.variables["task"] = jax.tree.unflatten(structure, noisy)
     folder = Path(settings.run_dir)
     checkpoint.save(folder / "checkpoints", 2, state, 1)
-    monitoring.write_json(folder / "config.json", config.to_dict(settings))
+    files.write_json(folder / "config.json", config.to_dict(settings))
     return folder
 
 

@@ -18,7 +18,7 @@ ROOMS = (
     ("networks",),
     ("methods", "suites"),
     ("algorithms",),
-    ("runs.settings",),
+    ("runs.settings", "runs.files"),
     ("config",),
     ("devices", "learner"),
     ("runs", "report"),

@@ -7,14 +7,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from varshare_jax.runs import monitoring
-from varshare_jax.runs.monitoring import (
-    NullWriter,
-    Progress,
-    RunWriter,
-    plain,
-    read_rows,
-    write_json,
-)
+from varshare_jax.runs.files import plain, read_rows, write_json
+from varshare_jax.runs.monitoring import NullWriter, Progress, RunWriter
 
 TASKS = ("easy", "hard")
 STEPS = 100  # env_steps of an update

@@ -26,7 +26,8 @@ from varshare_jax import config, runner
 from varshare_jax.devices import Layout
 from varshare_jax.learner import Learner
 from varshare_jax.runs import checkpoint, monitoring
-from varshare_jax.runs.monitoring import RunWriter, read_rows
+from varshare_jax.runs.files import read_rows
+from varshare_jax.runs.monitoring import RunWriter
 from varshare_jax.runs.record import Record
 
 METHOD = next(iter(PAIRS))  # the one of 4 seeds on 2 devices
@@ -44,7 +45,8 @@ def test_a_resumed_run_is_bit_identical_to_one_never_stopped(cli, interrupted, f
     assert newest(half.folder) == 4
     assert not (half.folder / "summary.json").exists()
     if stop_of(method) == "SIGTERM":  # trains to the end of the chunk, saves, says how to go on
-        assert (half.process.returncode, half.process.stderr) == (0, "")
+        assert (half.process.returncode, half.process.stderr) == (75, "")
+        assert "SIGTERM: stops after this chunk of updates" in half.process.stdout
         assert "stopped by a signal at update 4; continue with --resume" in half.process.stdout
     else:
         assert half.process.returncode == -9
@@ -123,7 +125,7 @@ name, when = "save", lambda folder, update, *rest: update == 6
 """),
     "summary": ("cannot write", """
 from varshare_jax import runner as module
-name, when = "write_json", lambda path, content: path.name == "summary.json"
+name, when = "write_json", lambda path, *rest: path.name == "summary.json"
 """),
 }
 FILL = """

@@ -270,7 +270,7 @@ def test_evaluations_of_another_shape_are_refused(make_run, value):
     run = make_run()
     write_lines(run / "eval.jsonl", [
         {"update": 1, "env_steps": 1, "wall_seconds": 1.0, "return": value}])
-    with pytest.raises(UserError, match=r"eval\.jsonl:1: not an evaluation of 3 seeds"):
+    with pytest.raises(UserError, match=r"eval\.jsonl:1: not (an evaluation of 3 seeds|what)"):
         load_run(run)
 
 
@@ -486,8 +486,9 @@ def test_paths_that_are_no_runs_are_named_with_a_hint(make_run, tmp_path):
     run = make_run("varshare_0")
     with pytest.raises(UserError, match=r"does not exist; did you mean '.*varshare_0'\?"):
         load_runs([run.with_name("varshare_1")])
-    with pytest.raises(UserError, match=r"no config\.json\); did you mean '.*runs/\*'\?"):
-        load_runs([run.parent])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no config\.json\), and no run is below it"):
+        load_runs([tmp_path / "empty"])
     (tmp_path / "report.html").write_text("")
     with pytest.raises(UserError, match=r"report\.html' is not a run directory"):
         load_runs([tmp_path / "report.html"])
@@ -495,8 +496,23 @@ def test_paths_that_are_no_runs_are_named_with_a_hint(make_run, tmp_path):
         load_runs([])
 
 
+def test_a_folder_stands_for_the_runs_below_it(make_run, tmp_path, capsys):
+    """Those of a sweep that has not finished are not there yet, which is told."""
+    one, two = make_run("a"), make_run("deeper/b", method="b")
+    sweep = make_run("swept", config={"sweep": "varshare.beta=1,2"}, finished=False)
+    assert [run.path for run in load_runs([tmp_path])] == [one, two]
+    assert f"warning: {sweep}: a sweep that is not finished" in capsys.readouterr().err
+
+
+def test_names_in_the_csv_are_no_formulas(make_run, report):
+    written, _ = report(make_run(tasks=("=HYPERLINK(1)", "+b", "c")))
+    with written.csv.open() as file:
+        assert [row["task"] for row in csv.DictReader(file)][:3] == ["'=HYPERLINK(1)", "'+b", "c"]
+
+
 @pytest.mark.parametrize(("content", "message"), [
-    ("{", "not JSON"), ("[]", "not a JSON object"), ('{"suite": "a"}', "lacks method, num_seeds")])
+    ("{", "not JSON"), ("[]", "not what .* it is a list, not an object"),
+    ('{"suite": "a"}', "not what it should be: it lacks 'method'")])
 def test_damaged_config_is_named(make_run, content, message):
     run = make_run()
     (run / "config.json").write_text(content)

@@ -32,9 +32,11 @@ class _Tree:
     suite: str = field("cartpole10", f"tasks to learn: {', '.join(suites.names())}")
     method: str = field("varshare", f"how tasks share parameters: {', '.join(METHODS)}")
     algorithm: str = field("ppo", "how policies learn", choices=tuple(ALGORITHMS))
-    num_seeds: int = field(1, "seeds trained side by side in one compiled program (S)", above=0)
+    num_seeds: int = field(1, "seeds trained side by side in one compiled program (S)", above=0,
+                           most=10_000)
     seed: int = field(0, "the first seed; the others follow", least=0)
-    total_steps: int = field(1_000_000, "environment steps per seed, summed over tasks", above=0)
+    total_steps: int = field(1_000_000, "environment steps per seed, summed over tasks", above=0,
+                             most=10**15)
     sweep: str = field("", "traced fields to vary in one compiled program, such as "
                            "'varshare.beta=0.1,1;ppo.learning_rate=3e-4,1e-3'; every combination "
                            "trains num_seeds seeds")
@@ -76,6 +78,12 @@ class _Tree:
         return tuple(replace(self, change | {
             "sweep": "", "run_dir": self.run_dir and f"{self.run_dir}/{_label(change)}"})
             for change in changes)
+
+    def labels(self) -> tuple[str, ...]:
+        """What tells the C configurations apart, such as learning_rate=0.001,beta=1."""
+        varied = _parse_sweep(self.sweep, self.scalars()) if self.sweep else {}
+        return tuple(_label(dict(zip(varied, values, strict=True)))
+                     for values in itertools.product(*varied.values()))
 
     def members(self) -> list["_Tree"]:
         """What one program trains side by side: S = C · num_seeds configs of one seed each."""
@@ -122,7 +130,9 @@ def _parse_sweep(text: str, traced: Mapping[str, Any]) -> dict[str, tuple[float,
     for part in filter(None, text.split(";")):
         name, _, values = part.partition("=")
         if name not in traced:
-            raise unknown("--sweep: field", name, traced)
+            raise unknown("--sweep: field that is traced", name, traced)
+        if name in varied:
+            raise UserError(f"--sweep={text}: names '{name}' twice")
         try:
             varied[name] = tuple(float(value) for value in values.split(","))
         except ValueError:
@@ -134,8 +144,13 @@ def _parse_sweep(text: str, traced: Mapping[str, Any]) -> dict[str, tuple[float,
 
 
 def _label(change: Mapping[str, float]) -> str:
-    """A folder's name, such as learning_rate=0.001,beta=1."""
-    return ",".join(f"{name.rpartition('.')[2]}={value:g}" for name, value in change.items())
+    """A folder's name, such as learning_rate=0.001,beta=1; other values make another name."""
+    def shortest(value: float) -> str:
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+
+    return ",".join(f"{name.rpartition('.')[2]}={shortest(value)}"
+                    for name, value in change.items())
 
 
 def from_dict(tree: Mapping[str, Any]) -> Config:

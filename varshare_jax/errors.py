@@ -1,11 +1,18 @@
 """Errors meant for people: one line that names the flag, the value and what is allowed."""
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
     """Something the user can mend; command lines print it as one line and exit with 2."""
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: what would steer it (escapes, returns) is shown as its code."""
+    return "".join(ascii(c)[1:-1] if unicodedata.category(c)[0] == "C" and c not in "\n\t" else c
+                   for c in text)
 
 
 def unknown(what: str, value: str, allowed: Iterable[str]) -> UserError:

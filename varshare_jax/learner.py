@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,6 +24,8 @@ from varshare_jax.suites.base import Suite
 from varshare_jax.types import TrainState
 
 _ENVS_IN_STEP = 64
+_MOST_UPDATES = 2**31 - 1  # in int32
+_FLOAT, _METRICS = 4, 10  # bytes of a number; metrics that every method has at least
 
 
 def make_problem(config: Config) -> Problem:
@@ -30,27 +33,56 @@ def make_problem(config: Config) -> Problem:
     config.validate()
     suite, algorithm = suites.make(config.suite, config), ALGORITHMS[config.algorithm]
     algorithm.check_suite(suite)
-    _check_memory(config, algorithm.bytes(config, suite))
     # The config itself stays as given: what a run stores must lead to the same widths again.
     sized = config
     if config.capacity == "matched":
         sized = capacity.match(config, functools.partial(make_network, suite=suite))
     problem = Problem(config, suite, make_network(sized, suite), algorithm)
     preconditioner.check(problem)
+    check_memory(_memory(problem), len(config.members()))
+    if problem.num_updates > _MOST_UPDATES:
+        raise UserError(f"--total_steps={config.total_steps}: is {problem.num_updates} updates; "
+                        f"{_MOST_UPDATES} can be counted")
     return problem
 
 
-def _check_memory(config: Config, bytes_per_seed: int) -> None:
-    """Raises UserError before the compilation of what could not run after it."""
-    device, members = jax.devices()[0], len(config.members())
+def check_memory(parts: Mapping[str, float], seeds: int) -> None:
+    """Raises UserError before the compilation of what could not run after it.
+
+    `parts`: bytes of one seed, about, by the flag that they grow with; the largest is named.
+    """
+    device = jax.devices()[0]
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if device.platform != "cpu":
-        available = (device.memory_stats() or {}).get("bytes_limit", math.inf)
-    needed = bytes_per_seed * members
+        limit = (device.memory_stats() or {}).get("bytes_limit", math.inf)
+        available = limit * jax.device_count()
+    needed, largest = sum(parts.values()) * seeds, max(parts, key=parts.get)
     if needed > available:
-        raise UserError(f"--{config.algorithm}.replay_size={config.learning.replay_size}: "
-                        f"{members} seeds need about {needed / 2**30:.1f} GiB for their replay "
-                        f"alone; the device has {available / 2**30:.1f} GiB")
+        many = f"{seeds} seeds need" if seeds > 1 else "one seed needs"
+        raise UserError(f"--{largest}: too much: {many} about {needed / 2**30:,.1f} GiB, "
+                        f"{parts[largest] * seeds / 2**30:,.1f} GiB of them by this setting; the "
+                        f"device has {available / 2**30:,.1f} GiB")
+
+
+def _memory(problem: Problem) -> dict[str, float]:
+    """What training takes, for `check_memory`: the large things only, a lower bound."""
+    config, suite, name = problem.config, problem.suite, problem.algorithm.name
+    tasks, envs, settings = *problem.shape, problem.settings
+    one_env = suite.bytes_per_env()
+    step = _FLOAT * (3 * suite.observation_size + suite.action_space.outputs + 10)
+    weights = sum(math.prod(leaf.shape) * _FLOAT for leaf in jax.tree.leaves(
+        jax.eval_shape(problem.network.init, jax.random.key(0))))
+    steps = getattr(settings, "epochs", 1) * getattr(settings, "minibatches", 1)
+    chunk = min(config.run.log_every, problem.num_updates)
+    return {f"{name}.num_envs": tasks * envs * (one_env + settings.rollout_length * step),
+            f"{name}.replay_size": problem.algorithm.bytes(config, suite),
+            "network.hidden": 4 * weights,  # gradients and Adam's two moments beside them
+            f"{config.method}.draws": problem.network.method.draws.count * weights,
+            "run.eval_episodes": tasks * config.run.eval_episodes * one_env,
+            "run.log_every": chunk * tasks * _FLOAT * _METRICS,
+            f"{name}.epochs": steps * tasks * _FLOAT * _METRICS,
+            f"{name}.gradient_steps": getattr(settings, "gradient_steps", 0) * tasks * _FLOAT
+            * _METRICS}
 
 
 def make_network(config: Config, suite: Suite) -> MultiTaskNetwork:
@@ -129,7 +161,7 @@ class Learner:
 
     def _run_chunk(self, count: jax.Array, state: TrainState) -> tuple[TrainState, Metrics]:
         shapes = jax.eval_shape(self.update, state)[1]
-        chunk = self.problem.config.run.log_every
+        chunk = min(self.problem.config.run.log_every, self.problem.num_updates)
         metrics = jax.tree.map(lambda m: jnp.full((chunk, *m.shape), jnp.nan, m.dtype), shapes)
 
         def body(i, carry):

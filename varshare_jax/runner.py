@@ -3,11 +3,8 @@
 import contextlib
 import dataclasses
 import functools
-import json
-import signal
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +18,11 @@ from varshare_jax.devices import Layout, use_cpu_cores
 from varshare_jax.learner import Learner
 from varshare_jax.playing.evaluation import evaluate_seeds, evaluation_key
 from varshare_jax.runs import checkpoint, provenance, sweeps, task_parameters
-from varshare_jax.runs.folder import claim
-from varshare_jax.runs.monitoring import NullWriter, RunWriter, warn, write_json
+from varshare_jax.runs.files import read_json, write_json
+from varshare_jax.runs.folder import begin, check_note, claimed
+from varshare_jax.runs.monitoring import RunWriter, warn
 from varshare_jax.runs.record import Record
+from varshare_jax.runs.signals import Stop
 from varshare_jax.types import TrainState
 
 
@@ -40,47 +39,55 @@ class Result:
 
 
 def train(config: Config, *, resume: bool = False, presets: tuple[str, ...] = (),
-          quiet: bool = False) -> Result:
+          quiet: bool = False, on_row: Callable[[str, dict[str, Any]], None] | None = None,
+          leave: Callable[[], None] | None = None) -> Result:
     """Trains S seeds of one method on one suite, and leaves a run folder if one is named.
 
     With `resume` an unfinished run continues bit for bit, a finished one is returned, a new one
-    starts. Raises UserError for settings that cannot work or a folder that holds another run.
+    starts. `on_row("train" | "eval", row)` hears every row as its file gets it. `leave` ends the
+    process: it is called on a signal that comes before there is anything to save. Raises UserError
+    for settings that cannot work, and for a folder that holds another run or has another writer.
     """
     use_cpu_cores(config.run.devices)
     provenance.use_compile_cache(config.run.compile_cache)
     learner = Learner.make(suites.settle(config))
-    return _Run(learner, resume, presets, quiet).execute()
+    claim = contextlib.nullcontext(False)
+    if config.run_dir:
+        claim = claimed(Path(config.run_dir), learner.problem.config, resume)
+    with claim as finished:
+        return _Run(learner, presets, quiet, finished, on_row).execute(leave)
 
 
 class _Run:
     """One call of `train`: the state between chunks, and where it goes."""
 
-    def __init__(self, learner: Learner, resume: bool, presets: tuple[str, ...], quiet: bool):
+    def __init__(self, learner: Learner, presets: tuple[str, ...], quiet: bool, finished: bool,
+                 on_row: Callable[[str, dict[str, Any]], None] | None):
         self.learner, self.config = learner, learner.problem.config
         self.suite, self.total = learner.problem.suite, learner.problem.num_updates
         self.folder = Path(self.config.run_dir) if self.config.run_dir else None
-        self.record = Record(learner.problem, quiet)
+        self.record = Record(learner.problem, quiet, on_row)
         self.progress = self.record.progress
         self.suite.tracing = self.progress.say
         self.layout = Layout.choose(len(self.record.seeds),
                                     self.suite.num_tasks if self.suite.splits else 1)
         self.compile_seconds = 0.0
-        self.finished = bool(self.folder) and claim(self.folder, learner.problem, presets, resume)
+        self.presets, self.finished = presets, finished
 
-    def execute(self) -> Result:
-        state = self._restore()
-        if self.finished:
-            self.progress.say(f"already finished; see {self.folder / 'summary.json'}")
-            return Result(json.loads((self.folder / "summary.json").read_text()),
-                          state if self.record.update == self.total else None, self.learner)
-        state = self.layout.place(state or self._init())
-        self.record.writer = self._writer()
-        try:
-            with _stop_signals() as stopped:
-                state, completed = self._loop(state, stopped)
+    def execute(self, leave: Callable[[], None] | None) -> Result:
+        with Stop(self.progress.say, leave).listening() as stop:
+            state = self._restore()
+            if self.finished:
+                file = self.folder / "summary.json"
+                self.progress.say(f"already finished; see {file}")
+                return Result(read_json(file), state if self.record.update == self.total else None,
+                              self.learner)
+            state = self.layout.place(state or self._init())
+            try:
+                state, completed = self._loop(state, stop)
                 summary = self._finish(state) if completed else None
-        finally:
-            self.record.writer.close()
+            finally:
+                self.record.writer.close()
         return Result(summary, state, self.learner)
 
     def _restore(self) -> TrainState | None:
@@ -95,7 +102,9 @@ class _Run:
                 warn(f"every checkpoint in {folder} is damaged; starting from the beginning")
             return None
         state, update = found
-        self.record.recall(update, checkpoint.read_note(folder, update))
+        note = checkpoint.read_note(folder, update)
+        check_note("--run_dir", self.folder, note, self.config)
+        self.record.recall(update, note)
         if not self.finished:
             self.progress.say(f"resuming at update {update} of {self.total}")
         return state
@@ -104,13 +113,16 @@ class _Run:
         with self.progress.working(f"initialising {len(self.record.seeds)} seeds"):
             return jax.block_until_ready(self.learner.init_seeds())
 
-    def _writer(self) -> NullWriter:
-        if not self.folder:
-            return NullWriter()
-        return RunWriter(self.folder, self.suite.task_names, self.record.update,
-                         self.record.env_steps, self.config.run.tensorboard, self.total)
+    def _begin(self) -> None:
+        """All that could keep the run from beginning is done: its folder becomes that of a run."""
+        if self.folder:
+            begin(self.folder, self.learner.problem, self.presets)
+            self.record.writer = RunWriter(
+                self.folder, self.suite.task_names, self.record.update, self.record.env_steps,
+                self.config.run.tensorboard, self.total, self.record.known_rows)
+        self.record.start()
 
-    def _loop(self, state: TrainState, stopped: threading.Event):
+    def _loop(self, state: TrainState, stop: Stop):
         """Chunks until the end or a signal. Returns (state, whether training is complete)."""
         run, record = self.config.run, self.record
         self.evaluate = self._compile(
@@ -118,7 +130,10 @@ class _Run:
             self._evaluation_keys(0))
         advance = self._compile("training step", self.learner.update_many, state, jnp.int32(1),
                                 returns_state=True)
-        record.start()
+        self._begin()
+        if stop.asked:  # in a process that is not the run's alone
+            return self._stopped(state)
+        stop.working = True
         while record.update < self.total:
             count = min(run.log_every, self.total - record.update)
             with self.progress.working(f"after update {record.update}", announce=False):
@@ -128,13 +143,16 @@ class _Run:
             last = record.update == self.total
             if not last and self._crossed(run.eval_every, count):
                 self._evaluate(state, repeats=1)
-            if last or stopped.is_set() or self._crossed(run.checkpoint_every, count):
+            if last or stop.asked or self._crossed(run.checkpoint_every, count):
                 self._save(state)
-            if stopped.is_set() and not last:
-                how = "; continue with --resume" if self.folder else ""
-                self.progress.say(f"stopped by a signal at update {record.update}{how}")
-                return state, False
+            if stop.asked and not last:
+                return self._stopped(state)
         return state, True
+
+    def _stopped(self, state: TrainState) -> tuple[TrainState, bool]:
+        how = "; continue with --resume" if self.folder else ""
+        self.progress.say(f"stopped by a signal at update {self.record.update}{how}")
+        return state, False
 
     def _compile(self, what: str, function: Any, state: TrainState, argument: Any,
                  returns_state: bool = False) -> Any:
@@ -162,19 +180,9 @@ class _Run:
         if self.suite.has_success:
             scores["success"] = np.concatenate([p.success for p in played], -1).mean(-1)
         self.record.evaluation(scores)
-        self._draw_maps()
+        if self.folder and self.config.run.tensorboard:
+            _draw_maps(self.record)
         return scores
-
-    def _draw_maps(self) -> None:
-        """Pictures of where tasks have departed from the shared network by now."""
-        if not (self.folder and self.config.run.tensorboard):
-            return
-        from varshare_jax.report.specialization_figures import tensorboard_maps
-
-        record = self.record
-        with self.progress.working("drawing maps", announce=False):
-            for name, png in tensorboard_maps(record.metrics, self.suite.task_names):
-                record.writer.image(f"specialization/{name}", png, record.env_steps)
 
     def _save(self, state: TrainState) -> None:
         if not self.folder:
@@ -191,12 +199,23 @@ class _Run:
         variables = state.agent.variables
         summary = self.record.summary(variables, scores, self.compile_seconds)
         if not self.folder:
+            self.record.tell_end(summary)
             return summary
         if self.config.sweep:
             sweeps.split(problem, state, self.total, summary)
         task_parameters.write(self.folder, problem.network, variables)
         write_json(self.folder / "summary.json", summary)
+        self.record.tell_end(summary)
         return summary
+
+
+def _draw_maps(record: Record) -> None:
+    """Pictures of where tasks have departed from the shared network by now."""
+    from varshare_jax.report.specialization_figures import tensorboard_maps
+
+    with record.progress.working("drawing maps", announce=False):
+        for name, png in tensorboard_maps(record.metrics, record.suite.task_names):
+            record.writer.image(f"specialization/{name}", png, record.env_steps)
 
 
 def _evaluate_seeds(learner: Learner, state: TrainState, keys: jax.Array):
@@ -204,23 +223,3 @@ def _evaluate_seeds(learner: Learner, state: TrainState, keys: jax.Array):
     run = learner.problem.config.run
     return evaluate_seeds(learner.problem, learner.problem.player(state), keys,
                           episodes=run.eval_episodes, actions=run.eval_actions)
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """SIGINT and SIGTERM ask for a stop after the current chunk; a second one is not caught."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-
-    def ask(number, frame):
-        stopped.set()
-        signal.signal(number, previous[number])
-
-    previous = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopped
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

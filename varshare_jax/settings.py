@@ -28,6 +28,9 @@ def field(default: Any, help: str, *, choices: tuple[str, ...] = (), traced: boo
     return dataclasses.field(default=default, metadata=metadata)
 
 
+_LARGEST = 2**31 - 1  # programs count in int32
+
+
 class Leaf(typing.NamedTuple):
     """A field of the tree: its dotted name, value, and metadata."""
 
@@ -46,6 +49,9 @@ class Leaf(typing.NamedTuple):
             raise unknown(f"--{self.name}", self.value, self.choices)
         if isinstance(self.value, float) and not math.isfinite(self.value):
             raise self._refused("must be a finite number")
+        most = _LARGEST if self.most is None else self.most
+        if type(self.value) is int and self.value > most:
+            raise self._refused(f"must not exceed {most}")
         if self.above is not None and self.value <= self.above:
             raise self._refused(f"must be greater than {self.above:g}")
         low, high = self.least is not None, self.most is not None
@@ -123,6 +129,9 @@ def _replace_one(node: Any, path: list[str], value: Any) -> Any:
 
 def _cast(leaf: Leaf, value: Any) -> Any:
     if isinstance(leaf.value, tuple) and isinstance(value, list | tuple):
+        for each in value:
+            if type(each) is not int:
+                raise UserError(f"{leaf.name}={value!r}: must be whole numbers")
         return tuple(value)
     if isinstance(leaf.value, float) and type(value) is int:
         return float(value)

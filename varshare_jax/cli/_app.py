@@ -11,7 +11,8 @@ from typing import Any
 from absl import app, flags, logging
 
 from varshare_jax.config import Config, with_presets
-from varshare_jax.errors import UserError, unknown
+from varshare_jax.errors import UserError, printable, unknown
+from varshare_jax.runs.folder import read_config
 from varshare_jax.settings import Leaf, leaves, replace
 
 __all__ = ["UserError", "config_from_flags", "define_config_flags", "define_number", "named_run",
@@ -87,7 +88,7 @@ def _unknown_flag(name: str) -> str:
 
 
 def _fail(text: str, code: int = 2) -> None:
-    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(text.split()))}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -178,8 +179,18 @@ def _define(leaf: Leaf) -> None:
         flags.DEFINE_string(leaf.name, leaf.value, text)
 
 
-def config_from_flags() -> Config:
-    """The defaults, changed by the presets, changed by the flags given."""
+def config_from_flags(resumed: Path | None = None) -> Config:
+    """The defaults, changed by the presets, changed by the flags given.
+
+    Where a run is `resumed` and no setting is given that its training depends on, all of those are
+    the ones that its folder holds.
+    """
     given = {leaf.name: flags.FLAGS[leaf.name].value for leaf in leaves(Config())
              if flags.FLAGS[leaf.name].present}
-    return replace(with_presets(Config(), flags.FLAGS.preset), given).validate()
+    base = with_presets(Config(), flags.FLAGS.preset)
+    about_the_run = all(name == "run_dir" or name.startswith("run.") for name in given)
+    if resumed and about_the_run and not flags.FLAGS.preset and (resumed / "config.json").exists():
+        stored = read_config("--run_dir", resumed)
+        # What is in a cache is executed, so a folder does not say which one to use.
+        base = replace(stored, {"run.compile_cache": base.run.compile_cache})
+    return replace(base, given).validate()

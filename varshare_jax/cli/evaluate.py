@@ -15,8 +15,7 @@ from absl import flags
 from varshare_jax.cli import _app
 from varshare_jax.playing.engines import ENGINES
 from varshare_jax.playing.evaluation import ACTIONS, WEIGHTS
-from varshare_jax.playing.scoring import evaluate_run
-from varshare_jax.runs.monitoring import write_json
+from varshare_jax.playing.scoring import MEASURES, evaluate_run, write_scores
 
 
 def _main(argv: list[str]) -> None:
@@ -35,17 +34,28 @@ def _main(argv: list[str]) -> None:
                           seed=flags.FLAGS.eval_seed, engine=flags.FLAGS.engine)
     _print(scores)
     if flags.FLAGS.out:
-        write_json(Path(flags.FLAGS.out), scores)
+        write_scores(Path(flags.FLAGS.out), run, scores)
 
 
 def _print(scores: dict) -> None:
     """Mean over seeds with the deviation between them, and the success rate if there is one."""
     shown = "run", "update", "weights", "samples", "actions", "episodes"
     print(json.dumps({name: scores[name] for name in shown}))
-    columns = [name for name in scores if name.endswith(("return", "success", "length"))]
-    print(f"{'task':<20}" + "".join(f"{name:>22}" for name in columns))
-    rows = {name: np.asarray(scores[name], float) for name in columns}
-    for m, task in enumerate((*scores["task_names"], "mean over tasks")):
+    columns = [name for name in scores if name.endswith(MEASURES)]
+    labels = scores.get("configurations", [""])
+    for index, label in enumerate(labels):
+        seeds = len(scores["return"]) // len(labels)
+        members = slice(index * seeds, (index + 1) * seeds)
+        if label:
+            print(f"\n{label}")
+        _print_table(scores["task_names"], {name: np.asarray(scores[name][members], float)
+                                            for name in columns})
+
+
+def _print_table(task_names: list[str], rows: dict[str, np.ndarray]) -> None:
+    """A line for each task, of scores [S, M] by name."""
+    print(f"{'task':<20}" + "".join(f"{name:>22}" for name in rows))
+    for m, task in enumerate((*task_names, "mean over tasks")):
         cells = [values[:, m] if m < values.shape[1] else values.mean(1)
                  for values in rows.values()]
         print(f"{task:<20}" + "".join(f"{c.mean():>14.2f} ± {c.std():<5.2f}" for c in cells))

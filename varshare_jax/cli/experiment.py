@@ -5,7 +5,8 @@
     varshare-experiment stage3_baselines_cartpole10 --only=varshare,l2_soft --seeds=2 --steps=1e6
 
 The name is that of a plan of the package or of a TOML file. Finished runs are skipped, and a
-stopped or killed experiment goes on with the same command. Exit status 1: a run failed.
+stopped or killed experiment goes on with the same command. Exit status 1: a run failed; 75: a
+signal has stopped it.
 """
 
 from pathlib import Path
@@ -19,6 +20,7 @@ from varshare_jax.devices import use_cpu_cores
 def _main(argv: list[str]) -> int:
     from varshare_jax import experiments
     from varshare_jax.experiments.forecast import Forecast
+    from varshare_jax.runs.signals import STOPPED
 
     if flags.FLAGS.list:
         for name in experiments.names():
@@ -27,7 +29,8 @@ def _main(argv: list[str]) -> int:
     if len(argv) != 2:
         raise _app.UserError("name one experiment; --list shows them")
     overrides = {field: value for field, value in (("num_seeds", flags.FLAGS.seeds),
-                                                   ("total_steps", flags.FLAGS.steps)) if value}
+                                                   ("total_steps", flags.FLAGS.steps))
+                 if value is not None}
     plan = experiments.load(argv[1], Path(flags.FLAGS.out) if flags.FLAGS.out else None,
                             only=flags.FLAGS.only, overrides=overrides)
     use_cpu_cores()
@@ -39,7 +42,7 @@ def _main(argv: list[str]) -> int:
     outcome = experiments.conduct(plan, figure_png=figure)
     for command, reason in outcome.failures:
         print(f"failed: {command.title}: {reason}\n  repeat it with: {command}")
-    return 1 if outcome.failures else 0
+    return STOPPED if outcome.stopped else 1 if outcome.failures else 0
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from absl import flags
 
 from varshare_jax.cli import _app
+from varshare_jax.errors import printable
 from varshare_jax.report import write_report
 
 _OUT = flags.DEFINE_string("out", "report.html", "page to write; report.csv goes beside it")
@@ -17,7 +18,7 @@ def _run(argv: list[str]) -> None:
     figure = Path(_FIGURE_PNG.value) if _FIGURE_PNG.value else None
     report = write_report([Path(name) for name in argv[1:]], Path(_OUT.value), figure_png=figure,
                           focus=_FOCUS.value)
-    print(report.text_table)
+    print(printable(report.text_table))
     for path in (report.page, report.csv, report.figure):
         if path:
             print(path)

@@ -10,23 +10,35 @@ Methods: varshare, varshare_lora, varshare_horseshoe, varshare_trust_region, ind
 hard_sharing, contextual, one_hot, l2_soft, paco, soft_modularization, pcgrad, cagrad,
 contextual_pcgrad, contextual_cagrad.
 The run folder gets config.json, train.jsonl, eval.jsonl, TensorBoard events, checkpoints and, at
-the end, summary.json. A stopped or killed run goes on with --resume and the same flags.
-`varshare-report runs/* --out report.html` compares runs.
+the end, summary.json. A stopped or killed run goes on with --resume and the same flags, or with
+--run_dir and --resume alone. Exit status 75: a signal has stopped it, and it can go on; 3: every
+seed diverged.
+`varshare-report runs --out report.html` compares runs.
 """
+
+from pathlib import Path
 
 from absl import flags
 
 from varshare_jax.cli import _app
 from varshare_jax.runner import train
+from varshare_jax.runs.signals import STOPPED, leave
+
+ALL_DIVERGED = 3
 
 
-def _main(argv: list[str]) -> None:
+def _main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise _app.UserError(f"argument {argv[1]}: unexpected; flags are written --name=value")
-    config = _app.config_from_flags()
-    if not config.run_dir:
+    given = flags.FLAGS
+    if not given.run_dir:
         raise _app.UserError("--run_dir: name a folder for the run, such as runs/my_run")
-    train(config, resume=flags.FLAGS.resume, presets=tuple(flags.FLAGS.preset))
+    config = _app.config_from_flags(Path(given.run_dir) if given.resume else None)
+    result = train(config, resume=given.resume, presets=tuple(given.preset), leave=leave)
+    if result.summary is None:
+        return STOPPED
+    diverged = {entry["member"] for entry in result.summary["diverged"]}
+    return ALL_DIVERGED if len(diverged) == len(config.members()) else 0
 
 
 def main() -> None:

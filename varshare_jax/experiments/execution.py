@@ -22,6 +22,7 @@ from varshare_jax.experiments.plan import Plan, PlannedRun
 from varshare_jax.learner import make_problem
 from varshare_jax.report import write_report
 from varshare_jax.runs.folder import check_same
+from varshare_jax.runs.signals import STOPPED
 
 _LEFT = re.compile(r"(\d+):(\d\d) left\s*$")
 
@@ -94,11 +95,15 @@ def _make(plan: Plan, index: int, launch: Launch, failures: list[tuple[Command, 
             print(f"[{head}]  {command.title}: finished already", flush=True)
             continue
         teller = _Teller(head, forecast.seconds(run), later)
-        if status := launch(command, teller):
+        status = launch(command, teller)
+        if status == STOPPED:
+            raise Stopped(command.title)
+        if status:
             failures.append((command, teller.last_line or f"exit status {status}"))
             return
-        if not command.result.exists():  # training that a signal has stopped ends well
-            raise Stopped(command.title)
+        if not command.result.exists():
+            failures.append((command, f"left no {command.result.name}"))
+            return
 
 
 def commands(plan: Plan, run: PlannedRun) -> list[Command]:

@@ -1,16 +1,17 @@
 """How long a plan will take, from the speed of earlier runs or else from a guess."""
 
-import json
 import statistics
 from collections import defaultdict
 
 from varshare_jax.experiments.plan import Plan, PlannedRun
-from varshare_jax.runs.monitoring import read_rows
+from varshare_jax.runs.files import read_json, read_lines
 
 # Measured for the demo's methods on two CPU cores: environment steps a second over all seeds,
 # and the seconds of a run outside training (imports, compiling, the last evaluation).
 GUESS = 300_000.0
 STARTUP_SECONDS = 20.0
+_SUMMARY = {"suite": str, "method": str, "steps_per_second": float}
+_ROW = {"env_steps": int, "steps_per_second": float}
 
 
 class Forecast:
@@ -19,7 +20,7 @@ class Forecast:
     def __init__(self, plan: Plan):
         self._known: dict[tuple[str, ...], list[float]] = defaultdict(list)
         for path in plan.out.glob("**/summary.json"):
-            summary = json.loads(path.read_text())
+            summary = read_json(path, _SUMMARY)
             suite, method = summary["suite"], summary["method"]
             for key in ((suite, method), (suite,)):
                 self._known[key].append(summary["steps_per_second"])
@@ -27,7 +28,7 @@ class Forecast:
     def speed(self, run: PlannedRun) -> tuple[float, str]:
         """Steps/s and where the number is from: the run itself, its method, its suite, a guess."""
         suite, method = run.config.suite, run.config.method
-        if rows := read_rows(run.folder / "train.jsonl"):
+        if rows := read_lines(run.folder / "train.jsonl", _ROW).rows:
             return rows[-1]["steps_per_second"], "its own speed so far"
         for key, source in (((suite, method), "earlier runs of the method"),
                             ((suite,), "earlier runs of the suite")):
@@ -39,7 +40,7 @@ class Forecast:
         """What is left of a run."""
         if run.finished:
             return 0.0
-        rows = read_rows(run.folder / "train.jsonl")
+        rows = read_lines(run.folder / "train.jsonl", _ROW).rows
         done = rows[-1]["env_steps"] if rows else 0
         left = max(0, run.config.total_steps - done) * len(run.config.members())
         return STARTUP_SECONDS + left / self.speed(run)[0]

@@ -6,6 +6,7 @@ it is loaded for running, not when plans are listed.
 """
 
 import dataclasses
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,12 @@ PLAN_KEYS: dict[str, type] = {
     "title": str, "methods": list, "variants": dict, "presets": list, "sweep": dict,
     "tuned": str, "tuning": bool, "evaluations": dict}
 VARIANT_KEYS: dict[str, type] = {"presets": list, "sweep": dict}
+EVALUATION_KEYS: dict[str, type] = {
+    "weights": str, "engine": str, "samples": int, "actions": str, "episodes": int,
+    "eval_seed": int}
+"""The flags of `varshare-evaluate` that a plan may set: none that names a file."""
+_NOT_A_PLANS = {"run_dir", "sweep", "run.compile_cache"}  # where things go, and what is executed
+_NAME = re.compile(r"\w[\w.,=+-]{0,99}")  # of a folder or file within the plan's own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +103,13 @@ def load(name: str, out: Path | None = None, *, only: Sequence[str] = (),
     keys = _checked(tree, PLAN_KEYS, f"{path.name}: ")
     out = out or Path("runs") / path.stem
     tuned_by = _read_tuned(path, keys["tuned"]) if "tuned" in keys else {}
+    for name, flags in keys.get("evaluations", {}).items():
+        _check_evaluation(f"{path.name}: evaluations.{name}", flags)
     variants = {method: {"method": method} for method in keys.get("methods", [])}
+    for variant in (*variants, *keys.get("variants", {}), *keys.get("evaluations", {})):
+        if not _NAME.fullmatch(variant):
+            raise UserError(f"{path.name}: name {variant!r}: must be letters, digits and _ . , = + "
+                            "-, and begin with one of the first three")
     for variant, change in keys.get("variants", {}).items():
         if not isinstance(change, dict):
             raise UserError(f"{path.name}: variants.{variant}={change!r}: must be a table")
@@ -145,15 +158,32 @@ def _settings(tree: Mapping[str, Any], keys: Mapping[str, type]) -> dict[str, An
 
 def _checked(tree: Mapping[str, Any], keys: Mapping[str, type], where: str) -> dict[str, Any]:
     """The entries of a table that are no settings; UserError for unknown ones of either kind."""
-    allowed = {leaf.name for leaf in leaves(Config())} - {"run_dir", "sweep"}
+    allowed = {leaf.name for leaf in leaves(Config())} - _NOT_A_PLANS
     for name in _settings(tree, keys):
+        if name in _NOT_A_PLANS:
+            raise UserError(f"{where}key={name}: not for a plan to set")
         if name not in allowed:
             raise unknown(f"{where}key", name, [*allowed, *keys])
     found = {name: tree[name] for name in keys if name in tree}
     for name, value in found.items():
         if not isinstance(value, keys[name]):
             raise UserError(f"{where}{name}={value!r}: must be a {keys[name].__name__}")
+    for name in ("methods", "presets"):
+        for each in found.get(name, []):
+            if not isinstance(each, str):
+                raise UserError(f"{where}{name}: {each!r} must be a name in quotes")
     return found
+
+
+def _check_evaluation(where: str, flags: Any) -> None:
+    if not isinstance(flags, dict):
+        raise UserError(f"{where}={flags!r}: must be a table")
+    for name, value in flags.items():
+        if name not in EVALUATION_KEYS:
+            raise unknown(f"{where}: key", name, EVALUATION_KEYS)
+        if type(value) is not EVALUATION_KEYS[name]:
+            raise UserError(f"{where}.{name}={value!r}: must be of type "
+                            f"{EVALUATION_KEYS[name].__name__}")
 
 
 def _sweep_text(where: str, sweep: Mapping[str, Any]) -> str:
@@ -174,10 +204,16 @@ def _check_effort(file: str, runs: Sequence[PlannedRun]) -> None:
 def _read_tuned(plan: Path, name: str) -> dict[str, dict[str, Any]]:
     """Settings by variant or method, from a tuning plan's file; named as seen from the plan."""
     path = plan.parent / name
+    if not path.resolve().is_relative_to(plan.parent.resolve()):
+        raise UserError(f"{plan.name}: tuned={name}: must be a file beside the plan or below it")
     if not path.is_file():
         raise UserError(f"{plan.name}: tuned={name}: there is no file {path}; a tuning plan "
                         f"writes one as tuned.toml into its folder")
-    return {name: dict(flatten(settings)) for name, settings in _read(path).items()}
+    tree = _read(path)
+    for method, settings in tree.items():
+        if not isinstance(settings, dict):
+            raise UserError(f"{path.name}: {method}={settings!r}: must be a table")
+    return {method: dict(flatten(settings)) for method, settings in tree.items()}
 
 
 def _path(name: str) -> Path:
@@ -194,5 +230,5 @@ def _path(name: str) -> Path:
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # what tomllib makes of odd dates is a ValueError
         raise UserError(f"{path.name}: not TOML: {error}") from error

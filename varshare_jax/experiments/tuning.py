@@ -10,7 +10,7 @@ import numpy as np
 from varshare_jax.experiments.plan import Plan, PlannedRun
 from varshare_jax.report.runs import Run, load_run
 from varshare_jax.report.statistics import interquartile_mean
-from varshare_jax.runs.monitoring import write_text
+from varshare_jax.runs.files import write_text
 from varshare_jax.settings import get
 
 RULE = ("Chosen is the configuration with the highest interquartile mean of the final "
@@ -45,9 +45,11 @@ def write(plan: Plan) -> Tuned:
     return written
 
 
-def choose(trials: list[Trial]) -> Trial:
-    """The best by `RULE`; of equals the first."""
+def choose(trials: list[Trial]) -> Trial | None:
+    """The best by `RULE`; of equals the first. None where every configuration diverged."""
     best = max(trial.iqm for trial in trials)
+    if not math.isfinite(best):
+        return None
     ties = [trial for trial in trials if trial.iqm >= best - 1e-3 * abs(best)]
     return max(ties, key=lambda trial: trial.area)
 
@@ -86,6 +88,7 @@ def _settings(plan: Plan, trials: Mapping[str, list[Trial]]) -> str:
     lines = [f"# Chosen by {plan.name}: seeds {config.seed} to "
              f"{config.seed + config.num_seeds - 1}, {config.total_steps:,} steps."]
     for name, found in trials.items():
-        lines += ["", f"[{name}]"]
-        lines += [f"{key} = {value}" for key, value in choose(found).values.items()]
+        best = choose(found)
+        lines += ["", f"[{name}]" if best else f"# {name}: every configuration diverged"]
+        lines += [f"{key} = {value}" for key, value in (best.values if best else {}).items()]
     return "\n".join(lines) + "\n"

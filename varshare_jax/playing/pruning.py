@@ -12,7 +12,8 @@ from varshare_jax.errors import UserError
 from varshare_jax.methods.gradients import sides_of
 from varshare_jax.playing.evaluation import compiled
 from varshare_jax.playing.policies import Policy, load, save_pruned
-from varshare_jax.runs.monitoring import Progress, plain, write_bytes, write_json
+from varshare_jax.runs.files import plain, write_bytes, write_json
+from varshare_jax.runs.monitoring import Progress
 from varshare_jax.variational import residuals, sparsity
 from varshare_jax.variational.gaussian import is_gaussian
 

@@ -2,16 +2,31 @@
 
 import dataclasses
 import difflib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from varshare_jax.errors import UserError
+from varshare_jax.runs.files import Optional, parse_json, read_json, read_rows
 
 _MOMENTS = 5  # pictures of a series
+_MOST_SEEDS = 100_000
+_CONFIG = {"suite": str, "method": str, "num_seeds": int, "seed": Optional(int),
+           "sweep": Optional(str), "total_steps": Optional(float), "varshare": Optional(dict)}
+_SUMMARY = {
+    "env_steps": Optional(float), "wall_seconds": Optional(float), "eval": Optional({str: list}),
+    "task_names": Optional([str]), "hidden": Optional([int]), "diverged": Optional([dict]),
+    "score_range": Optional({"random": [float], "target": [float]}),
+    "task_parameters": Optional({str: [float]}), "parameters": Optional({str: float}),
+    "device": Optional(dict), "versions": Optional({str: str}), "num_seeds": Optional(int)}
+_EVALUATION = {"env_steps": int, "wall_seconds": float, "return": list}
+_MOMENT = {"env_steps": int, "metrics": {str: list}}
+_POSTERIOR = {"gram": list, "residual": bool, "sigma": {str: {"edges": [float],
+                                                              "counts": [float]}}}
+"""What is read of each file; whatever else stands there is shown as it is or not at all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,37 +150,53 @@ class Run:
 
 
 def load_runs(run_dirs: Sequence[Path]) -> list[Run]:
-    """Loads every directory once, in the order given; a sweep counts as its configurations.
+    """Loads every run once, in the order given; a sweep counts as its configurations.
 
-    Raises UserError for one that is no run directory or that holds damaged files.
+    A folder that is no run stands for all runs below it. Raises UserError for one without any, and
+    for damaged files.
     """
     if not run_dirs:
         raise UserError("no run directory given; usage: varshare-report RUN_DIR... --out FILE")
-    run_dirs = [path for run_dir in run_dirs for path in _configurations(run_dir)]
+    run_dirs = [path for folder in run_dirs for run_dir in _runs_in(folder)
+                for path in _configurations(run_dir)]
     unique = {path.resolve(): path for path in reversed(run_dirs)}
     return [load_run(path) for path in reversed(unique.values())]
 
 
+def _runs_in(folder: Path) -> list[Path]:
+    """The folder itself if it is a run, else the runs below it, but for those within a run."""
+    if (folder / "config.json").is_file():
+        return [folder]
+    inside = sorted(path.parent for path in folder.rglob("config.json"))
+    runs = [path for path in inside if not any(parent in inside for parent in path.parents)]
+    if not runs:
+        raise UserError(_not_a_run(folder))
+    return runs
+
+
 def _configurations(path: Path) -> list[Path]:
     """The folders of a sweep's configurations, there once it is finished; else the run itself."""
-    file = path / "config.json"
-    if not file.is_file() or not _read_json(file).get("sweep"):
+    if not read_json(path / "config.json", _CONFIG).get("sweep"):
         return [path]
-    return sorted(config.parent for config in path.glob("*/config.json"))
+    found = sorted(config.parent for config in path.glob("*/config.json"))
+    if not (path / "summary.json").is_file():
+        print(f"warning: {path}: a sweep that is not finished; its configurations will be there "
+              "once it is", file=sys.stderr, flush=True)
+    return found
 
 
 def load_run(path: Path) -> Run:
     """Loads one directory; raises UserError as `load_runs` does."""
     if not (path / "config.json").is_file():
         raise UserError(_not_a_run(path))
-    config = _read_json(path / "config.json")
-    missing = [key for key in ("suite", "method", "num_seeds") if key not in config]
-    if missing:
-        raise UserError(f"{path / 'config.json'}: lacks {', '.join(missing)}")
+    config = read_json(path / "config.json", _CONFIG)
     seeds = config["num_seeds"]
+    if not 0 < seeds <= _MOST_SEEDS:
+        raise UserError(f"{path / 'config.json'}: num_seeds={seeds}: must lie in [1, "
+                        f"{_MOST_SEEDS}]")
     evaluations = _evaluations(path / "eval.jsonl", seeds)
     finished = (path / "summary.json").is_file()
-    summary = _read_json(path / "summary.json") if finished else None
+    summary = read_json(path / "summary.json", _SUMMARY) if finished else None
     final = _final(path / "summary.json", summary, seeds)
     final = final or (evaluations[-1] if evaluations else None)
     return Run(path, config, summary, evaluations, final, _moments(path / "train.jsonl"),
@@ -184,7 +215,7 @@ def _similarity(file: Path, seeds: int) -> np.ndarray | None:
     if not file.is_file():
         return None
     try:
-        cosines = np.array(json.loads(file.read_bytes()), float)  # null becomes NaN
+        cosines = np.array(read_json(file, list), float)  # null becomes NaN
     except (ValueError, TypeError) as error:
         raise UserError(f"{file}: not a list of matrices ({error})") from error
     if cosines.size == 0:
@@ -196,8 +227,8 @@ def _similarity(file: Path, seeds: int) -> np.ndarray | None:
 
 def _evaluations(file: Path, seeds: int) -> tuple[Evaluation, ...]:
     # A run resumed from a checkpoint logs the updates since then again: the later row counts.
-    rows = {row.get("env_steps"): _evaluation(f"{file}:{line}", row, seeds)
-            for line, row in _read_rows(file)}
+    rows = {row["env_steps"]: _evaluation(f"{file}:{line}", row, seeds)
+            for line, row in enumerate(read_rows(file, _EVALUATION), start=1)}
     if len({evaluation.returns.shape for evaluation in rows.values()}) > 1:
         raise UserError(f"{file}: its rows differ in the number of tasks")
     return tuple(sorted(rows.values(), key=lambda evaluation: evaluation.env_steps))
@@ -209,7 +240,7 @@ def _evaluation(where: str, row: Mapping[str, Any], seeds: int) -> Evaluation:
         success = row.get("success")
         success = None if success is None else _matrix(success, seeds)
         return Evaluation(int(row["env_steps"]), float(row["wall_seconds"]), returns, success)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{where}: not an evaluation of {seeds} seeds "
                         f"({type(error).__name__}: {error})") from error
 
@@ -225,7 +256,7 @@ def _others(folder: Path, seeds: int) -> dict[tuple[str, str], np.ndarray]:
     """What `varshare-evaluate --out=evaluation_<name>.json` wrote into the folder."""
     found = {}
     for file in sorted(folder.glob("evaluation_*.json")):
-        for key, values in _read_json(file).items():
+        for key, values in read_json(file).items():
             if key.endswith(("return", "success")):
                 try:
                     found[file.stem.removeprefix("evaluation_"), key] = _matrix(values, seeds)
@@ -237,13 +268,13 @@ def _others(folder: Path, seeds: int) -> dict[tuple[str, str], np.ndarray]:
 def _posterior(file: Path) -> Posterior | None:
     if not file.is_file():
         return None
-    tree = _read_json(file)
+    tree = read_json(file, _POSTERIOR)
     try:
         gram = np.array(tree["gram"], float)
         sigma = {layer: (np.array(one["edges"], float), np.array(one["counts"], float))
                  for layer, one in tree["sigma"].items()}
         return Posterior(gram if gram.size else None, bool(tree["residual"]), sigma)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"{file}: not what training writes "
                         f"({type(error).__name__}: {error})") from error
 
@@ -260,36 +291,11 @@ def _moments(file: Path) -> tuple[Moment, ...]:
 
 def _moment(line: bytes) -> Moment | None:
     try:
-        row = json.loads(line)
-        return Moment(int(row["env_steps"]), {
+        row = parse_json(line, "", _MOMENT)
+        return Moment(row["env_steps"], {
             name: np.array(values, float) for name, values in row["metrics"].items()})
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, TypeError):
         return None
-
-
-def _read_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Numbered rows of a JSON-lines file; a last line cut off by a kill is left out."""
-    lines = file.read_bytes().splitlines() if file.is_file() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                return
-            raise UserError(f"{file}:{number}: not JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{file}:{number}: not a JSON object")
-        yield number, row
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{file}: not JSON ({error})") from error
-    if not isinstance(tree, dict):
-        raise UserError(f"{file}: not a JSON object")
-    return tree
 
 
 def _not_a_run(path: Path) -> str:
@@ -298,5 +304,4 @@ def _not_a_run(path: Path) -> str:
         near = difflib.get_close_matches(path.name, siblings, n=1)
         hint = f"; did you mean '{path.parent / near[0]}'?" if near else ""
         return f"run directory '{path}' does not exist{hint}"
-    hint = f"; did you mean '{path}/*'?" if any(path.glob("*/config.json")) else ""
-    return f"'{path}' is not a run directory (it has no config.json){hint}"
+    return f"'{path}' is not a run directory (it has no config.json), and no run is below it"

@@ -57,9 +57,14 @@ def _csv(sections: Sequence[Section]) -> str:
             for s, seed in enumerate(run.seeds):
                 for m, task in enumerate(section.task_names):
                     success = "" if run.final.success is None else run.final.success[s, m]
-                    writer.writerow([run.suite, run.method, run.path.resolve().name, seed, task,
-                                     run.final.returns[s, m], success])
+                    names = map(_inert, (run.suite, run.method, run.path.resolve().name))
+                    writer.writerow([*names, seed, _inert(task), run.final.returns[s, m], success])
     return buffer.getvalue()
+
+
+def _inert(text: str) -> str:
+    """A name that no spreadsheet takes for a formula."""
+    return f"'{text}" if text[:1] in tuple("=+-@\t\r") else text
 
 
 def _checked(path: Path, flag: str, suffix: str) -> Path:

@@ -5,6 +5,7 @@ and of every leaf's shape, dtype and checksum is written beside the arrays and c
 back. Folders come and go by renaming: a kill leaves each whole or under a `.partial` name.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -18,9 +19,14 @@ import jax
 import numpy as np
 
 from varshare_jax.errors import UserError
+from varshare_jax.runs.files import parse_json
 
 _MANIFEST = "manifest.json"
 _BLOCK = 2**22  # bytes read at a time
+_NUMBER = re.compile("0|[1-9][0-9]{0,17}")  # as they are written, and no other digits
+_SHAPE = {"crc32": int, "content": {
+    "update": int, "note": dict, "files": {str: int},
+    "leaves": {str: {"shape": [int], "dtype": str, "crc32": int}}}}
 
 
 class CorruptCheckpointError(Exception):
@@ -78,7 +84,7 @@ def _partial(path: Path) -> Path:
 
 def _remove(path: Path) -> None:
     """Takes its name away first: a kill half-way leaves nothing that looks like a checkpoint."""
-    if path.name.isdigit() and path.exists():
+    if _NUMBER.fullmatch(path.name) and path.exists():
         path = path.rename(_partial(path))
     shutil.rmtree(path, ignore_errors=True)
 
@@ -87,7 +93,8 @@ def checkpoints(folder: Path) -> list[Path]:
     """Finished checkpoints, the newest first."""
     if not folder.is_dir():
         return []
-    return sorted((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: -int(p.name))
+    return sorted((p for p in folder.iterdir() if _NUMBER.fullmatch(p.name) and p.is_dir()),
+                  key=lambda p: -int(p.name))
 
 
 def restore_newest(folder: Path, like: Any, say: Callable[[str], None]) -> tuple[Any, int] | None:
@@ -109,15 +116,27 @@ def read_note(folder: Path, update: int) -> dict[str, Any]:
     return _read_manifest(folder / str(update))["note"]
 
 
+def newest_note(folder: Path) -> dict[str, Any]:
+    """The note of the newest checkpoint whose manifest can be read; {} without one."""
+    for path in checkpoints(folder):
+        with contextlib.suppress(CorruptCheckpointError):
+            return _read_manifest(path)["note"]
+    return {}
+
+
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((path / _MANIFEST).read_text())
-        sound = manifest["crc32"] == _text_checksum(manifest["content"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        manifest = parse_json((path / _MANIFEST).read_bytes(), _MANIFEST, _SHAPE)
+    except UserError as error:
+        raise CorruptCheckpointError(_first_line(error)) from error
+    except OSError as error:
         raise CorruptCheckpointError(f"{_MANIFEST}: {_first_line(error)}") from error
-    if not sound:
+    content = manifest["content"]
+    if manifest["crc32"] != _text_checksum(content):
         raise CorruptCheckpointError(f"{_MANIFEST}: its checksum differs")
-    return manifest["content"]
+    if path.name != str(content["update"]):
+        raise CorruptCheckpointError(f"{_MANIFEST}: is of update {content['update']}")
+    return content
 
 
 def _restore(path: Path, like: Any) -> Any:

@@ -3,66 +3,33 @@
 import contextlib
 import json
 import math
-import os
+import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from varshare_jax.errors import printable
+from varshare_jax.runs.files import Shape, naming, plain, read_lines, write_rows
+
 _TICK_SECONDS = 5.0
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes whole or not at all."""
-    write_text(path, json.dumps(plain(content), indent=1) + "\n")
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes a JSON-lines file whole or not at all."""
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes whole or not at all."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with _naming(path), partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
-    os.replace(partial, path)
-
-
-def plain(x: Any) -> Any:
-    """Python numbers and lists for JSON; NaN and infinities become null."""
-    if isinstance(x, dict):
-        return {str(k): plain(v) for k, v in x.items()}
-    if isinstance(x, list | tuple):
-        return [plain(v) for v in x]
-    if hasattr(x, "tolist"):
-        return plain(np.asarray(x).tolist())
-    return None if isinstance(x, float) and not math.isfinite(x) else x
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file; a last line cut off by a kill is left out."""
-    rows = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
-    return rows
+TRAIN_ROW = {"update": int, "env_steps": int, "metrics": {str: list}}
+EVAL_ROW = {"update": int, "env_steps": int, "return": list}
+"""Shapes of rows, as far as somebody reads them."""
 
 
 class NullWriter:
     """Writes nothing: for runs without a folder."""
+
+    rows: Mapping[str, int] = MappingProxyType({})
+    """How many rows each file has."""
 
     def train(self, row: dict[str, Any]) -> None:
         """A row of training metrics."""
@@ -81,19 +48,24 @@ class RunWriter(NullWriter):
     """JSON lines `train.jsonl` and `eval.jsonl`, and TensorBoard events of the same.
 
     On resume, rows after `update` are dropped: training will write them again, as it will
-    the evaluation at `total`, which follows the last checkpoint. A full disk raises OSError.
+    the evaluation at `total`, which follows the last checkpoint. `known` says how many rows there
+    were before; fewer, and lines that cannot be read, are told. A full disk raises OSError.
     """
 
     def __init__(self, folder: Path, task_names: tuple[str, ...], update: int, env_steps: int,
-                 tensorboard: bool, total: float = math.inf):
+                 tensorboard: bool, total: float = math.inf,
+                 known: Mapping[str, int] = MappingProxyType({})):
         self._folder, self._tasks = folder, task_names
-        self._files = {}
-        for name in ("train", "eval"):
+        self._files, self.rows = {}, {}
+        for name, shape in (("train", TRAIN_ROW), ("eval", EVAL_ROW)):
             path = folder / f"{name}.jsonl"
-            rows = [row for row in read_rows(path) if row["update"] <= update
+            rows = [row for row in _readable(path, shape) if row["update"] <= update
                     and (name == "train" or row["update"] < total)]
+            if len(rows) < known.get(name, 0):
+                warn(f"{path}: {known[name] - len(rows)} of the {known[name]} rows up to update "
+                     f"{update} are missing; training goes on without them")
             write_rows(path, rows)
-            self._files[name] = path.open("a")
+            self._files[name], self.rows[name] = path.open("a"), len(rows)
         self._board = _Board(folder / "tensorboard", env_steps + 1) if tensorboard else None
 
     def train(self, row: dict[str, Any]) -> None:
@@ -108,7 +80,7 @@ class RunWriter(NullWriter):
 
     def image(self, tag: str, png: bytes, env_steps: int) -> None:
         if self._board:
-            with _naming(self._folder / "tensorboard"):
+            with naming(self._folder / "tensorboard"):
                 self._board.image(tag, png, env_steps)
                 self._board.flush()
 
@@ -116,19 +88,20 @@ class RunWriter(NullWriter):
         for file in self._files.values():
             file.close()
         if self._board:
-            with _naming(self._folder / "tensorboard"):  # pictures may still have to be written
+            with naming(self._folder / "tensorboard"):  # pictures may still have to be written
                 self._board.close()
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
-        with _naming(self._folder / f"{name}.jsonl"):
+        with naming(self._folder / f"{name}.jsonl"):
             self._files[name].write(json.dumps(plain(row)) + "\n")
             self._files[name].flush()
+        self.rows[name] += 1
 
     def _show(self, prefix: str, metrics: dict[str, Any], step: int) -> None:
         """Means under `<prefix>/`, then `<prefix>_tasks/` and `<prefix>_seeds/` per curve."""
         if not self._board:
             return
-        with _naming(self._folder / "tensorboard"):
+        with naming(self._folder / "tensorboard"):
             self._show_all(prefix, metrics, step)
             self._board.flush()
 
@@ -149,6 +122,18 @@ class RunWriter(NullWriter):
         finite = values[np.isfinite(values)]
         if finite.size:
             self._board.scalar(tag, float(finite.mean()), step)
+
+
+def _readable(path: Path, shape: Shape) -> list[dict[str, Any]]:
+    """Rows of a file that is about to be written anew; one with damaged lines is kept as it is."""
+    found = read_lines(path, shape)
+    if found.damaged:
+        aside = path.with_name(f"{path.name}.damaged")
+        shutil.copyfile(path, aside)
+        lines = ", ".join(map(str, found.damaged[:5])) + ", …" * (len(found.damaged) > 5)
+        warn(f"{path}: {len(found.damaged)} lines cannot be read ({lines}); the file is kept as "
+             f"{aside.name}, training goes on with the others")
+    return found.rows
 
 
 class _Board:
@@ -187,15 +172,6 @@ class _Board:
         self._writer.write_event(self._event(wall_time=time.time(), **content))
 
 
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Errors of writing to an open file do not say which one it was."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
-
-
 class Progress:
     """One console line per chunk of updates, at most about one a second."""
 
@@ -212,7 +188,7 @@ class Progress:
     def say(self, text: str) -> None:
         """A line of its own."""
         if not self._quiet:
-            print(f"{self._title}  {text}", flush=True)
+            print(printable(f"{self._title}  {text}"), flush=True)
 
     def update(self, update: int, score: str) -> None:
         """Shows how far training is: steps, speed over all seeds, a score, time left."""
@@ -249,7 +225,7 @@ class Progress:
 
 def warn(text: str) -> None:
     """A line on the error stream."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def _short(number: float) -> str:

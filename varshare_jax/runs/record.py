@@ -1,6 +1,7 @@
 """What a run has measured so far, told to its files and to the console as it comes."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,14 +9,22 @@ import numpy as np
 
 from varshare_jax.algorithms.base import Problem
 from varshare_jax.runs import provenance
-from varshare_jax.runs.monitoring import NullWriter, Progress, plain, warn
+from varshare_jax.runs.files import Optional, check, plain
+from varshare_jax.runs.folder import learned
+from varshare_jax.runs.monitoring import NullWriter, Progress, warn
 from varshare_jax.types import Variables
+
+_OF_SEED = {"member": int, "seed": int, "task": str, "update": int}
+NOTE = {"wall_seconds": float, "diverged": [_OF_SEED], "settings": Optional(dict),
+        "skipped": Optional([_OF_SEED | {"steps": int}]), "rows": Optional({str: int})}
+"""What `Record.note` returns; the optional entries are missing from older checkpoints."""
 
 
 class Record:
     """The update that a run of S seeds is at, its clock, its latest metrics and scores."""
 
-    def __init__(self, problem: Problem, quiet: bool = False):
+    def __init__(self, problem: Problem, quiet: bool = False,
+                 on_row: Callable[[str, dict[str, Any]], None] | None = None):
         config = problem.config
         self.problem, self.suite, self.writer = problem, problem.suite, NullWriter()
         self.seeds = [member.seed for member in config.members()]
@@ -25,7 +34,10 @@ class Record:
         self.update = 0
         self.metrics: dict[str, np.ndarray] = {}
         self.diverged: dict[int, dict[str, Any]] = {}
+        self.skipped: dict[tuple[int, str], dict[str, Any]] = {}
+        self.known_rows: dict[str, int] = {}
         self._shown: dict[str, Any] = {}
+        self._on_row = on_row or (lambda kind, row: None)
         self._seconds_before, self._started = 0.0, time.monotonic()
 
     @property
@@ -44,20 +56,29 @@ class Record:
         self.progress.start(self.update)
 
     def note(self) -> dict[str, Any]:
-        """What a checkpoint has to keep for `recall`."""
-        return {"wall_seconds": self.wall_seconds, "diverged": list(self.diverged.values())}
+        """What a checkpoint has to keep for `recall`, and to tell whose it is."""
+        return {"wall_seconds": self.wall_seconds, "diverged": list(self.diverged.values()),
+                "skipped": list(self.skipped.values()), "rows": dict(self.writer.rows),
+                "settings": learned(self.problem.config)}
 
     def recall(self, update: int, note: dict[str, Any]) -> None:
-        """Goes on from a checkpoint of that update."""
+        """Goes on from a checkpoint of that update; UserError for a note that is none."""
+        check(note, NOTE, f"the note of checkpoint {update}")
         self.update, self._seconds_before = update, note["wall_seconds"]
         self.diverged = {entry["member"]: entry for entry in note["diverged"]}
+        self.skipped = {(entry["member"], entry["task"]): entry
+                        for entry in note.get("skipped") or ()}
+        self.known_rows = note.get("rows") or {}
 
     def training(self, metrics: dict[str, np.ndarray], count: int) -> None:
         """One row per chunk: metrics [S, chunk, M], averaged over its `count` updates.
 
         β, which may jump between two of them, is there update by update as well, [S, count].
         """
-        self._note_divergence(metrics["loss"][:, :count])
+        loss, left_out = metrics["loss"][:, :count], _left_out(metrics, count)
+        # A loss that is not finite in some of an update's steps alone has done no harm.
+        self._note_divergence(np.where((left_out > 0) & (left_out < 1), 0.0, loss))
+        self._note_skipped(left_out * metrics.get("gradient_steps", np.ones_like(loss))[:, :count])
         rows = {name: _mean_over_updates(values[:, :count]) for name, values in metrics.items()}
         every = {name: metrics[name][:, :count].mean(-1) for name in ("beta",) if name in metrics}
         if not self.suite.has_success:
@@ -65,12 +86,14 @@ class Record:
         self.update += count
         self.metrics = rows
         speed = self.env_steps * len(self.seeds) / max(self.wall_seconds, 1e-9)
-        self.writer.train({"update": self.update, "env_steps": self.env_steps,
-                           "wall_seconds": self.wall_seconds, "steps_per_second": speed,
-                           "metrics": rows, "every_update": every})
+        row = {"update": self.update, "env_steps": self.env_steps,
+               "wall_seconds": self.wall_seconds, "steps_per_second": speed,
+               "metrics": rows, "every_update": every}
+        self.writer.train(row)
+        self._on_row("train", row)
         returns = rows["return"][np.isfinite(rows["return"])]
         if returns.size:
-            self._shown["return"] = returns.mean()
+            self._shown["train return"] = returns.mean()
         self.progress.update(self.update, "  ".join(
             f"{name} {value:.4g}" for name, value in self._shown.items()))
 
@@ -84,17 +107,41 @@ class Record:
             first = self.update + int(bad[0][0])
             self.diverged[index] = {"member": index, "seed": self.seeds[index], "task": tasks,
                                     "update": first}
-            warn(f"seed {self.seeds[index]} diverged (loss not finite) at update {first}, "
+            where = _configuration(self.problem.config, index)
+            warn(f"seed {self.seeds[index]}{where} diverged (loss not finite) at update {first}, "
                  f"task {tasks}; other seeds go on")
+
+    def _note_skipped(self, steps: np.ndarray) -> None:
+        """Counts the gradient steps [S, chunk, M] that tasks of sound seeds sat out."""
+        names = self.suite.task_names
+        for member in set(np.argwhere(steps.sum((1, 2)) > 0)[:, 0].tolist()) - set(self.diverged):
+            tasks = [m for m in range(len(names)) if steps[member, :, m].sum() > 0]
+            first = self.update + int(np.argmax(steps[member].sum(1) > 0))
+            if new := [names[m] for m in tasks if (member, names[m]) not in self.skipped]:
+                where = _configuration(self.problem.config, member)
+                which = "all tasks" if len(new) == len(names) else ", ".join(new)
+                warn(f"seed {self.seeds[member]}{where}: gradients that are not finite at update "
+                     f"{first}; such steps are left out and counted for {which}")
+            for m in tasks:
+                entry = self.skipped.setdefault((member, names[m]), {
+                    "member": member, "seed": self.seeds[member], "task": names[m],
+                    "update": first, "steps": 0})
+                entry["steps"] += round(float(steps[member, :, m].sum()))
 
     def evaluation(self, scores: dict[str, np.ndarray]) -> None:
         """One row per evaluation: scores [S, M]; those of diverged seeds become NaN in place."""
         for values in scores.values():
             values[list(self.diverged)] = np.nan
-        self.writer.evaluation({"update": self.update, "wall_seconds": self.wall_seconds,
-                                "env_steps": self.env_steps, **scores})
+        row = {"update": self.update, "wall_seconds": self.wall_seconds,
+               "env_steps": self.env_steps, **scores}
+        self.writer.evaluation(row)
+        self._on_row("eval", row)
         if np.isfinite(scores["return"]).any():
             self._shown["eval"] = np.nanmean(scores["return"])
+
+    def tell_end(self, summary: dict[str, Any]) -> None:
+        """The last line: what the run scores, and where it is."""
+        self.progress.say(_last_line(summary, self.problem.config.run_dir))
 
     def summary(self, variables: Variables, scores: dict[str, np.ndarray],
                 compile_seconds: float) -> dict[str, Any]:
@@ -113,11 +160,35 @@ class Record:
             "parameters": network.num_parameters(one_seed),
             "hidden": network.method.config.network.hidden,
             "eval": scores, "task_names": suite.task_names, "suite_version": suite.version,
-            "diverged": list(self.diverged.values()),
+            "diverged": list(self.diverged.values()), "skipped": list(self.skipped.values()),
             "score_range": suite.score_range and suite.score_range._asdict(),
             "task_parameters": dict(suite.task_parameters),
             "versions": provenance.versions(), "device": provenance.device(),
             "git": provenance.git_state()})
+
+
+def _configuration(config: Any, member: int) -> str:
+    """Which configuration of a sweep a member belongs to, for messages."""
+    return f" of {config.labels()[member // config.num_seeds]}" if config.sweep else ""
+
+
+def _last_line(summary: dict[str, Any], run_dir: str) -> str:
+    returns = np.array(summary["eval"]["return"], float)
+    score = (f"eval {np.nanmean(returns):.1f}" if np.isfinite(returns).any()
+             else "every seed diverged")
+    seeds, tasks = returns.shape
+    return (f"done: {score} ({_count(seeds, 'seed')} × {_count(tasks, 'task')}), "
+            f"{summary['wall_seconds']:.1f} s" + (f"; {run_dir}" if run_dir else ""))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _left_out(metrics: dict[str, np.ndarray], count: int) -> np.ndarray:
+    """The share of gradient steps that tasks sat out, [S, count, M]; 0 where none is measured."""
+    loss = metrics["loss"][:, :count]
+    return np.nan_to_num(metrics.get("skipped", np.zeros_like(loss))[:, :count])
 
 
 def _mean_over_updates(values: np.ndarray) -> np.ndarray:

@@ -13,7 +13,8 @@ import jax
 
 from varshare_jax.algorithms.base import Problem
 from varshare_jax.runs import checkpoint, task_parameters
-from varshare_jax.runs.monitoring import read_rows, write_json, write_rows
+from varshare_jax.runs.files import read_rows, write_json, write_rows
+from varshare_jax.runs.folder import learned
 from varshare_jax.settings import to_dict
 from varshare_jax.types import TrainState
 
@@ -33,14 +34,15 @@ def split(problem: Problem, state: TrainState, update: int, summary: dict[str, A
         shutil.copyfile(source / "environment.json", folder / "environment.json")
         for name, rows in logs.items():
             write_rows(folder / name, [_cut(row, members) for row in rows])
-        diverged = _within(summary["diverged"], members)
-        note = {"wall_seconds": summary["wall_seconds"], "diverged": diverged}
+        diverged, skipped = (_within(summary[name], members) for name in ("diverged", "skipped"))
+        note = {"wall_seconds": summary["wall_seconds"], "diverged": diverged,
+                "skipped": skipped, "settings": learned(part)}
         part_state = jax.tree.map(lambda leaf, rows=members: leaf[rows], state)
         checkpoint.save(folder / "checkpoints", update, part_state, 1, note)
         task_parameters.write(folder, problem.network, part_state.agent.variables)
         write_json(folder / "config.json", to_dict(part))
         write_json(folder / "summary.json", summary | {
-            "eval": _cut(summary["eval"], members), "diverged": diverged})
+            "eval": _cut(summary["eval"], members), "diverged": diverged, "skipped": skipped})
 
 
 def _cut(row: dict[str, Any], members: slice) -> dict[str, Any]:
@@ -50,6 +52,6 @@ def _cut(row: dict[str, Any], members: slice) -> dict[str, Any]:
     return row | cut | inner
 
 
-def _within(diverged: list[dict[str, Any]], members: slice) -> list[dict[str, Any]]:
-    return [entry | {"member": entry["member"] - members.start} for entry in diverged
+def _within(entries: list[dict[str, Any]], members: slice) -> list[dict[str, Any]]:
+    return [entry | {"member": entry["member"] - members.start} for entry in entries
             if members.start <= entry["member"] < members.stop]

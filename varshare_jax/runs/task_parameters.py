@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from varshare_jax.methods.lifting import MultiTaskNetwork
-from varshare_jax.runs.monitoring import write_json
+from varshare_jax.runs.files import write_json
 from varshare_jax.types import Variables
 from varshare_jax.variational import residuals
 from varshare_jax.variational.gaussian import is_gaussian

@@ -62,6 +62,12 @@ class Suite(abc.ABC):
         self.task_parameters = {label: tuple(getattr(task, field) for task in tasks)
                                 for field, label in quantities.items()}
 
+    def bytes_per_env(self) -> float:
+        """Memory that one env takes, the mean over tasks, for estimates before compiling."""
+        keys = jax.random.split(jax.random.key(0), (self.num_tasks, 1))
+        leaves = jax.tree.leaves(jax.eval_shape(self.reset, keys))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / self.num_tasks
+
     def gymnasium_env(self, task: int) -> Any:
         """The reference of one task as a `gymnasium.Env` that takes this suite's actions.
 

@@ -16,7 +16,7 @@ from absl import app, flags, logging
 import varshare_jax as vs
 from varshare_jax.config import replace
 from varshare_jax.report.statistics import interquartile_mean
-from varshare_jax.runs.monitoring import read_rows
+from varshare_jax.runs.files import read_rows
 
 _STEPS = flags.DEFINE_integer("total_steps", 1_000_000, "environment steps per seed")
 _SEEDS = flags.DEFINE_integer("num_seeds", 4, "seeds")

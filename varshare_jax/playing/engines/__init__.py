@@ -1,6 +1,8 @@
 """Playing trained policies in the implementations that suites stand for.
 
-An engine is a module of this package with one function
+An engine is a module of this package with two functions
+
+    check(suite) raises UserError where it cannot play the suite
 
     evaluate(suite, act, num_episodes, rng, progress) -> {"return", "length", "success"}
 
@@ -12,13 +14,14 @@ deterministic policy, normalisation included; `rng` draws the episodes, others f
 
 import importlib
 from collections.abc import Callable
+from types import ModuleType
 
 import numpy as np
 
 from varshare_jax.errors import unknown
 from varshare_jax.suites import Suite
 
-__all__ = ["ENGINES", "Act", "Evaluate", "make"]
+__all__ = ["ENGINES", "Act", "Evaluate", "check", "make"]
 
 Act = Callable[[int, np.ndarray], np.ndarray]
 Evaluate = Callable[[Suite, Act, int, np.random.Generator, Callable[[str], None]],
@@ -30,6 +33,15 @@ ENGINES = ("jax", "gymnasium", "metaworld")
 
 def make(name: str) -> Evaluate:
     """The function of the engine of that name; raises UserError for an unknown one."""
+    return _module(name).evaluate
+
+
+def check(name: str, suite: Suite) -> None:
+    """Raises UserError where the engine cannot play the suite, before anything is played."""
+    _module(name).check(suite)
+
+
+def _module(name: str) -> ModuleType:
     if name not in ENGINES[1:]:
         raise unknown("--engine", name, ENGINES[1:])
-    return importlib.import_module(f"varshare_jax.playing.engines.{name}").evaluate
+    return importlib.import_module(f"varshare_jax.playing.engines.{name}")

@@ -20,10 +20,8 @@ def evaluate(suite: Suite, act: Act, num_episodes: int, rng: np.random.Generator
     are those of the whole horizon). Raises UserError for suites of other families.
     """
     from varshare_jax.suites.metaworld.original import Original
-    from varshare_jax.suites.metaworld.suite import MetaWorldSuite
 
-    if not isinstance(suite, MetaWorldSuite):
-        raise UserError(f"--engine=metaworld: plays mt10, mt3 and mt1:<task>, not {suite.name}")
+    check(suite)
     scores = {"return": np.zeros((suite.num_tasks, num_episodes)),
               "length": np.full((suite.num_tasks, num_episodes), suite.horizon),
               "success": np.zeros((suite.num_tasks, num_episodes), bool)}
@@ -38,6 +36,14 @@ def evaluate(suite: Suite, act: Act, num_episodes: int, rng: np.random.Generator
                 progress(f"{env.task.name}: {e + 1} of {num_episodes} episodes, "
                          f"success {rate:.2f}")
     return scores
+
+
+def check(suite: Suite) -> None:
+    """Raises UserError for suites of other families."""
+    from varshare_jax.suites.metaworld.suite import MetaWorldSuite
+
+    if not isinstance(suite, MetaWorldSuite):
+        raise UserError(f"--engine=metaworld: plays mt10, mt3 and mt1:<task>, not {suite.name}")
 
 
 def _play(original, act, code: np.ndarray, vector: np.ndarray,

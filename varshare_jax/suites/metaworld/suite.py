@@ -1,7 +1,5 @@
 """MT10, MT3 and single Meta-World tasks as a suite, whichever engine steps their scenes."""
 
-import math
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from varshare_jax.errors import UserError
 from varshare_jax.suites.base import Suite
 from varshare_jax.suites.metaworld import physics, render, scenes, snapshots, tasks
 from varshare_jax.suites.metaworld.physics import Physics, State
@@ -180,7 +177,6 @@ class MetaWorldSuite(Suite):
         self.envs = [TaskEnv(task, self.physics.widths, options) for task in chosen]
 
     def reset(self, keys):
-        _check_memory(self.physics.name, *keys.shape)
         states, obs = zip(*(jax.vmap(env.reset)(k)
                             for env, k in zip(self.envs, keys, strict=True)), strict=True)
         return stack(states), self._identify(jnp.stack(obs))
@@ -194,6 +190,9 @@ class MetaWorldSuite(Suite):
         steps = stack(steps)
         return stack(states), steps._replace(obs=self._identify(steps.obs),
                                              final_obs=self._identify(steps.final_obs))
+
+    def bytes_per_env(self):
+        return _BYTES_PER_ENV[self.physics.name]
 
     def render(self, state: EnvState, task: int, env: int = 0, *, width: int = 480,
                height: int = 480) -> np.ndarray:
@@ -257,19 +256,3 @@ def compiler_options() -> dict[str, Any]:
 
 def _where(condition: jax.Array, one: Any, other: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)
-
-
-def _check_memory(engine: str, num_tasks: int, num_envs: int) -> None:
-    """Raises UserError before the compilation of what could not run after it."""
-    device = jax.devices()[0]
-    if device.platform == "cpu":
-        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    else:
-        available = (device.memory_stats() or {}).get("bytes_limit", math.inf)
-    needed = _BYTES_PER_ENV[engine] * num_tasks * num_envs
-    if needed > available:
-        raise UserError(
-            f"{num_envs} envs of each of {num_tasks} Meta-World tasks need about "
-            f"{needed / 2**30:.1f} GiB for their physics alone; the device has "
-            f"{available / 2**30:.1f} GiB: set --ppo.num_envs (or episodes of an evaluation) to "
-            f"{int(available / _BYTES_PER_ENV[engine] / num_tasks)} at most")
