@@ -14,7 +14,6 @@ from conftest import STOPS, TIMEOUT, assert_same_run, error_line
 
 from varshare_jax import config, suites
 from varshare_jax.errors import UserError
-from varshare_jax.learner import Learner
 from varshare_jax.playing import policies
 from varshare_jax.suites.metaworld import host_call, tasks
 from varshare_jax.suites.metaworld.settings import MetaWorldConfig
@@ -206,13 +205,3 @@ def test_more_threads_than_cores_are_refused():
     cores = len(os.sched_getaffinity(0))
     with pytest.raises(UserError, match=f"--metaworld.threads=999: .* at most {cores}, the cores"):
         metaworld.make("mt1:reach", options("mujoco", threads=999))
-
-
-def test_the_update_on_mjx_lowers_for_accelerators(tiny):
-    """Every operation of one scene's training has a counterpart on CUDA and TPU: no callback."""
-    learner = Learner.make(tiny(suite="mt1:reach", method="l2_soft",
-                                **{"metaworld.physics": "mjx"}))
-    state = jax.eval_shape(learner.init, jax.random.key(0))
-    exported = jax.export.export(jax.jit(learner.update), platforms=["cuda", "tpu"])(state)
-    assert set(exported.platforms) == {"cuda", "tpu"}
-    assert "varshare_metaworld" not in exported.mlir_module()

@@ -6,9 +6,9 @@ from varshare_jax.errors import UserError
 
 INSTALL = "pip install 'varshare_jax[metaworld]'"
 _NEEDED = {
-    "metaworld": ("3.0.0", "the scenes and tasks of other releases differ"),
-    "mujoco": ("3.16.0", "from 3.17 on the data of a weld grew and metaworld 3.0.0 fails on it"),
-    "mujoco-mjx": ("3.16.0", "MJX must be the release of mujoco"),
+    "metaworld": (("3.0.0", "3.1.1"), "the scenes and tasks of other releases are not known"),
+    "mujoco": (("3.16.0",), "from 3.17 on the data of a weld grew and metaworld fails on it"),
+    "mujoco-mjx": (("3.16.0",), "MJX must be the release of mujoco"),
 }
 
 
@@ -23,8 +23,8 @@ def check(physics: str = "mujoco") -> None:
         try:
             found = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            raise UserError(f"Meta-World needs {package}=={wanted}, which is not installed: "
+            raise UserError(f"Meta-World needs {package}=={wanted[0]}, which is not installed: "
                             f"{INSTALL}") from None
-        if found != wanted:
-            raise UserError(f"Meta-World needs {package}=={wanted} but {found} is installed "
-                            f"({why}): {INSTALL}")
+        if found not in wanted:
+            raise UserError(f"Meta-World needs {package}=={' or '.join(wanted)} but {found} is "
+                            f"installed ({why}): {INSTALL}")

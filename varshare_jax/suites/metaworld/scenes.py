@@ -9,12 +9,15 @@ bodies without joints are not fused: what that rounds differently is millimetres
 - visual geoms, unused meshes and materials go; inertias are frozen first, so no mass changes;
 - bodies without joints are fused with their parents: 13 bodies remain of 34, the motion is the
   same to rounding;
-- the one colliding mesh, the gripper's base, becomes its bounding box, cylinders become boxes of
-  their radius: MJX has no cylinder–box collision;
+- MJX has no cylinder–box collision: bars become capsules, the button's discs prisms of eight sides,
+  other cylinders boxes of their radius;
+- the one colliding mesh, the gripper's base, becomes its bounding box, and beside it a polytope of
+  26 faces for what hooks into it: handles and the door;
+- the margin at which fingers touch becomes part of their size: MJX finds no contact before that;
 - the table is a plane (nothing leaves it: the original has walls around it) and the floor goes;
 - pairs that never touch are not tested: finger against finger, a scene's fixed part against its
   moving one unless `_TOUCHING` lists it (they were counted in random and scripted episodes);
-- friction cones are pyramids, the solver runs a fixed number of iterations.
+- the solver runs a fixed number of iterations.
 """
 
 import dataclasses
@@ -26,7 +29,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from varshare_jax.suites.metaworld import requirements
+from varshare_jax.suites.metaworld import requirements, shapes
 
 _GRIPPER = ("right_hand", "rightclaw", "rightpad", "leftclaw", "leftpad")
 MOCAP_QUAT = np.array([1.0, 0.0, 1.0, 0.0]) / np.sqrt(2)
@@ -51,6 +54,10 @@ _TOUCHING = {
     "sawyer_window_horizontal": Touching((("", 0), ("", 2)),
                                          (("windowb_a", 5), ("windowb_a", 6))),
 }
+# Cylinders touched at their side alone, and others at an end: (body, index within it).
+_BARS = ("door_link", 2), ("door_link", 3)
+_DISCS = ("button", 1), ("button", 2)
+_PRESSED = ("sawyer_button_press_topdown",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +68,12 @@ class Settings:
     ls_iterations: int = 8  # of its line search
     max_geom_pairs: int = 16  # per kind of pair, the nearest
     max_contact_points: int = 16
-    cylinders: str = "box"  # what stands in for them: box or capsule
+    pressed_contact_points: int = 32  # where fingers press something against a stop
+    base_sides: int = 8  # of the polytope around the gripper's base; 0: its box alone
+    prism_sides: int = 8  # of what stands in for discs; 0: a box
+    skin: bool = True  # fingers as much thicker as MuJoCo's margin lets them touch early
     table: str = "plane"  # or box
-    cone: str = "pyramidal"  # or elliptic
+    cone: str = "elliptic"  # or pyramidal
 
 
 class Settled(NamedTuple):
@@ -172,18 +182,28 @@ def reduced(scene: str, body: str, settings: Settings) -> Any:
     _freeze_inertias(spec, model)
     for index, geom in enumerate(list(spec.geoms)):
         _convert(spec, geom, index, scene, settings)
-    _drop_decoration(spec)
+    _drop_decoration(spec, keep=_meshes(spec))
     spec.compiler.fusestatic = True
     if body:  # what something refers to is not fused
         spec.add_exclude(name="kept", bodyname1=body, bodyname2="mocap")
     option = spec.option
     option.iterations, option.ls_iterations = settings.iterations, settings.ls_iterations
     option.cone = getattr(mujoco.mjtCone, f"mjCONE_{settings.cone.upper()}")
-    for name in ("max_geom_pairs", "max_contact_points"):
-        spec.add_numeric(name=name, data=[float(getattr(settings, name))], size=1)
+    contacts = settings.pressed_contact_points if scene in _PRESSED else settings.max_contact_points
+    for name, limit in (("max_geom_pairs", settings.max_geom_pairs),
+                        ("max_contact_points", contacts)):
+        spec.add_numeric(name=name, data=[float(limit)], size=1)
     compiled = spec.compile()
     compiled.eq_data[0] = _WELD
     return compiled
+
+
+def _meshes(spec: Any) -> set[str]:
+    """Names of the meshes that collide. The base's hull goes where there is no rod to meet."""
+    if not any(geom.conaffinity & _HULL_BIT for geom in spec.geoms):
+        for geom in (geom for geom in list(spec.geoms) if geom.name == _HULL):
+            spec.delete(geom)
+    return {geom.meshname for geom in spec.geoms}
 
 
 def _freeze_inertias(spec: Any, model: Any) -> None:
@@ -202,32 +222,71 @@ def _convert(spec: Any, geom: Any, index: int, scene: str, settings: Settings) -
     """Keeps a geom that may touch something, in a shape that MJX collides; deletes others."""
     import mujoco
 
-    kinds, model = mujoco.mjtGeom, original(scene)
-    bits = _collision_bits(model, index, scene)
+    model, bits = original(scene), _collision_bits(original(scene), index, scene)
     if bits is None:
         spec.delete(geom)
         return
-    kind, size = model.geom_type[index], model.geom_size[index].copy()
-    if kind == kinds.mjGEOM_CYLINDER:
-        box = settings.cylinders == "box"
-        kind = kinds.mjGEOM_BOX if box else kinds.mjGEOM_CAPSULE
-        size = size[[0, 0, 1]] if box else np.array([size[0], max(size[1] - size[0], 1e-4), 0])
-    body = geom.parent
-    shape = {"pos": model.geom_pos[index], "quat": model.geom_quat[index]}
-    if body.name == "tablelink" and settings.table == "plane":
-        kind = kinds.mjGEOM_PLANE
-        shape = {"pos": shape["pos"] + [0, 0, size[2]], "quat": [1, 0, 0, 0]}
-    elif kind == kinds.mjGEOM_MESH:
-        kind = kinds.mjGEOM_BOX
-    name = geom.name or f"geom_{index}"
+    shape = _stand_in(spec, model, index, settings)
+    kept = {key: getattr(model, f"geom_{key}")[index]
+            for key in ("friction", "solref", "solimp", "margin", "solmix")}
+    if settings.skin:
+        shape["size"], kept["margin"] = shape["size"] + kept["margin"], 0.0
+    body, name = geom.parent, geom.name or f"geom_{index}"
+    add = functools.partial(body.add_geom, condim=_CONDIM, **kept)
     spec.delete(geom)
-    body.add_geom(
-        name=name, type=kind, size=size, contype=bits[0], conaffinity=bits[1], condim=_CONDIM,
-        **shape, **{key: getattr(model, f"geom_{key}")[index]
-                    for key in ("friction", "solref", "solimp", "margin", "solmix")})
+    touches, touched = bits
+    if settings.base_sides:
+        if shape["type"] == mujoco.mjtGeom.mjGEOM_CAPSULE or body.name in _MEETS_HULL:
+            touched = touched & ~_BASE_BIT | _HULL_BIT
+        if touches == _BASE_BIT:
+            mesh = spec.add_mesh(name=_HULL, uservert=_hull(
+                model, index, settings.base_sides).flatten())
+            add(name=_HULL, contype=_HULL_BIT, conaffinity=0, **shape | {
+                "type": mujoco.mjtGeom.mjGEOM_MESH, "meshname": mesh.name})
+    add(name=name, contype=touches, conaffinity=touched, **shape)
 
 
-_GRIPPER_BIT, _MOVING_BIT = 1, 2
+def _stand_in(spec: Any, model: Any, index: int, settings: Settings) -> dict[str, Any]:
+    """The shape of a geom of the original as MJX can collide it: attributes of a geom."""
+    import mujoco
+
+    kinds, kind, size = mujoco.mjtGeom, model.geom_type[index], model.geom_size[index].copy()
+    shape = {"type": kind, "size": size, "pos": model.geom_pos[index],
+             "quat": model.geom_quat[index]}
+    body = model.body(model.geom_bodyid[index]).name
+    if kind == kinds.mjGEOM_CYLINDER:
+        radius, half = size[:2]
+        key = body, _index_within(model, index)
+        if key in _BARS:
+            size[1] -= radius / 2  # between flat ends and what rounds them
+            return shape | {"type": kinds.mjGEOM_CAPSULE}
+        if key not in _DISCS or not settings.prism_sides:
+            return shape | {"type": kinds.mjGEOM_BOX, "size": size[[0, 0, 1]]}
+        vertices = shapes.prism(radius, half, settings.prism_sides)
+        mesh = spec.add_mesh(name=f"prism_{index}", uservert=vertices.flatten())
+        return shape | {"type": kinds.mjGEOM_MESH, "meshname": mesh.name}
+    if body == "tablelink" and settings.table == "plane":
+        return shape | {"type": kinds.mjGEOM_PLANE, "pos": shape["pos"] + [0, 0, size[2]],
+                        "quat": [1, 0, 0, 0]}
+    if kind == kinds.mjGEOM_MESH:
+        return shape | {"type": kinds.mjGEOM_BOX}
+    return shape
+
+
+def _hull(model: Any, index: int, sides: int) -> np.ndarray:
+    """Vertices [V, 3] of the polytope around a mesh, upright as its body is."""
+    import mujoco
+
+    mesh, turn = model.geom_dataid[index], np.zeros(9)
+    start = model.mesh_vertadr[mesh]
+    points = model.mesh_vert[start:start + model.mesh_vertnum[mesh]].astype(float)
+    mujoco.mju_quat2Mat(turn, model.geom_quat[index])
+    return shapes.polytope(points, turn.reshape(3, 3), sides)
+
+
+_FINGER_BIT, _MOVING_BIT, _BASE_BIT, _HULL_BIT = 1, 2, 4, 8
+_GRIPPER_BIT = _FINGER_BIT | _BASE_BIT
+_HULL, _MEETS_HULL = "base_hull", ("door_link",)  # beside all capsules
 # The fingers' own; one for all, because MJX compiles a collision program per kind and condim.
 _CONDIM = 4
 
@@ -240,7 +299,7 @@ def _collision_bits(model: Any, index: int, scene: str) -> tuple[int, int] | Non
             "world", "right_l6"):
         return None
     if name in _GRIPPER:
-        return _GRIPPER_BIT, 0
+        return (_BASE_BIT if name == "right_hand" else _FINGER_BIT), 0
     if name == "tablelink":
         return 0, _GRIPPER_BIT | (_MOVING_BIT if _has_free_object(model) else 0)
     touching = _TOUCHING.get(scene, Touching((), ()))
