@@ -15,7 +15,7 @@ from varshare_jax.suites.metaworld.settings import MetaWorldConfig, physics_here
 from varshare_jax.suites.metaworld.tasks import Setup, Snapshot, Task
 from varshare_jax.types import Continuous, Step
 
-VERSION = "2"
+VERSIONS = {"mujoco": "2", "mjx": "3"}  # of results, by engine
 _BYTES_PER_ENV = {"mjx": 60_000, "mujoco": 10_000}  # for one env of a scene, measured on the CPU
 _CANDIDATES = 16  # draws of a random vector; all lie too near each other once in 1e14 resets
 
@@ -172,7 +172,7 @@ class MetaWorldSuite(Suite):
         self.action_space = Continuous(4)
         self.observation_size = tasks.OBSERVATION_SIZE + options.one_hot * len(chosen)
         self.physics = _physics(chosen, options, settings)
-        self.version = f"{VERSION}-{self.physics.name}"
+        self.version = f"{VERSIONS[self.physics.name]}-{self.physics.name}"
         self.compiler_options = compiler_options() if self.physics.name == "mjx" else {}
         self.envs = [TaskEnv(task, self.physics.widths, options) for task in chosen]
 
