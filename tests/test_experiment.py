@@ -19,7 +19,7 @@ from varshare_jax.playing.scoring import evaluate_run
 from varshare_jax.report.runs import load_runs
 from varshare_jax.runs.record import Record
 
-SMALL = f"""
+SMALL = """
 title = "Small"
 suite = "cartpole"
 num_seeds = 2
@@ -34,8 +34,8 @@ run.eval_every = 2
 run.eval_episodes = 1
 run.final_eval_episodes = 1
 run.tensorboard = false
-run.compile_cache = "{CACHE}"
 """
+OVERRIDES = {"run.compile_cache": CACHE}  # which a plan may not set
 
 
 @pytest.fixture
@@ -44,7 +44,8 @@ def plan(tmp_path):
     def make(text: str, **options) -> experiments.Plan:
         path = tmp_path / "small.toml"
         path.write_text(text)
-        return experiments.load(str(path), tmp_path / "out", **options)
+        overrides = OVERRIDES | options.pop("overrides", {})
+        return experiments.load(str(path), tmp_path / "out", overrides=overrides, **options)
 
     return make
 
@@ -235,7 +236,7 @@ def swept(tmp_path_factory):
         sweep.ppo.learning_rate = [1e-3, 1e-2]
         sweep.l2_soft.penalty = [1e-3, 0.5]
     """)
-    plan = experiments.load(str(out / "small.toml"), out / "out")
+    plan = experiments.load(str(out / "small.toml"), out / "out", overrides=OVERRIDES)
     assert not experiments.conduct(plan, Trainer(plan)).failures
     return plan
 

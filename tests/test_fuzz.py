@@ -272,7 +272,7 @@ def test_odd_plans(tmp_path, seed):
     ("[variants.'../../escape']\nmethod = 'varshare'", "name '../../escape': must be letters"),
     ("methods = ['varshare']\n[evaluations.'a/b']", "name 'a/b': must be letters"),
     ("methods = ['varshare']\n[evaluations.x]\nflagfile = '/etc/passwd'",
-     "evaluations.x: key=flagfile: unknown; allowed: engine, episodes"),
+     "evaluations.x: key=flagfile: unknown; allowed: actions, engine"),
     ("methods = ['varshare']\n[evaluations.x]\nrun = 'other'", "evaluations.x: key=run: unknown"),
     ("methods = ['varshare']\n[evaluations.x]\nepisodes = '5'", "must be of type int"),
     ("methods = ['varshare']\nrun.compile_cache = '/tmp/x'", "key=run.compile_cache: not for a"),

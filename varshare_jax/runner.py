@@ -130,10 +130,10 @@ class _Run:
             self._evaluation_keys(0))
         advance = self._compile("training step", self.learner.update_many, state, jnp.int32(1),
                                 returns_state=True)
-        self._begin()
-        if stop.asked:  # in a process that is not the run's alone
+        if stop.asked:  # while compiling, in a process that is not the run's alone
             return self._stopped(state)
         stop.working = True
+        self._begin()
         while record.update < self.total:
             count = min(run.log_every, self.total - record.update)
             with self.progress.working(f"after update {record.update}", announce=False):

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -144,9 +145,9 @@ def named_run() -> Path:
 
 
 def positive(*names: str) -> None:
-    """Raises UserError for the first of these flags that is not greater than 0."""
+    """Raises UserError for the first of these flags that is not a finite number above 0."""
     for name in names:
-        if flags.FLAGS[name].value <= 0:
+        if not 0 < flags.FLAGS[name].value < math.inf:
             raise UserError(f"--{name}={flags.FLAGS[name].value}: must be greater than 0")
 
 

@@ -12,6 +12,7 @@ from varshare_jax.errors import UserError
 from varshare_jax.methods.gradients import sides_of
 from varshare_jax.playing.evaluation import compiled
 from varshare_jax.playing.policies import Policy, load, save_pruned
+from varshare_jax.playing.scoring import check_evaluation
 from varshare_jax.runs.files import plain, write_bytes, write_json
 from varshare_jax.runs.monitoring import Progress
 from varshare_jax.variational import residuals, sparsity
@@ -49,6 +50,7 @@ def prune_run(folder: Path, *, rule: str, max_lost: float = 0.02, episodes: int 
 
     policy = load(folder)
     _check(policy, folder, rule)
+    check_evaluation(policy, episodes)
     progress = Progress(f"pruning by {rule}", len(KEPT), 1, policy.num_seeds, quiet)
     curve = []
     for number, threshold in enumerate(_thresholds(policy, rule), 1):
