@@ -4,8 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install format lint test fuzz bench bench-smoke demo report docs parity-lunar-lander \
-	parity-metaworld clean
+.PHONY: help install format lint test fuzz bench bench-smoke demo report docs \
+	parity-lunar-lander parity-metaworld clean cartpole10 lunar_lander20 mt3 mt10 kl-prior step-size
+
+help:  ## these lines
+	@awk -F ':.*## ' '/^[a-z0-9_-]+:.*## / {printf "%-22s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## make .venv with the pinned dependencies and the console scripts in it
 
@@ -37,6 +40,24 @@ bench-smoke: install  ## the benchmarks at tiny sizes: do they still run?
 
 demo: install  ## four methods on ten cart-poles, four seeds each, and the report
 	$(BIN)/varshare-experiment demo
+
+cartpole10: install  ## ten methods on ten cart-poles, tuned, ten seeds
+	$(BIN)/varshare-experiment stage3_baselines_cartpole10
+
+lunar_lander20: install  ## six methods on twenty landings
+	$(BIN)/varshare-experiment stage3_baselines_lunar_lander20
+
+mt3: install  ## three tasks of Meta-World, for a CPU
+	$(BIN)/varshare-experiment stage4_mt3
+
+mt10: install  ## ten methods on ten tasks of Meta-World, for a GPU
+	$(BIN)/varshare-experiment stage5_mt10
+
+kl-prior: install  ## seven ways to set β and σ_prior
+	$(BIN)/varshare-experiment kl_prior_pack
+
+step-size: install  ## every method over the same grid of learning rates, on cart-poles in conflict
+	$(BIN)/varshare-experiment step_size_cartpole_conflict
 
 report: install  ## one page over everything in runs/
 	$(BIN)/varshare-report $$(find runs -name config.json -exec dirname {} \;) --out runs/report.html
