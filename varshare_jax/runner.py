@@ -76,7 +76,7 @@ class _Run:
         state = self.layout.place(state or self._init())
         self.record.writer = self._writer()
         try:
-            with _stop_signals() as stopped:
+            with stop_signals() as stopped:
                 state, completed = self._loop(state, stopped)
                 summary = self._finish(state) if completed else None
         finally:
@@ -207,7 +207,7 @@ def _evaluate_seeds(learner: Learner, state: TrainState, keys: jax.Array):
 
 
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
+def stop_signals() -> Iterator[threading.Event]:
     """SIGINT and SIGTERM ask for a stop after the current chunk; a second one is not caught."""
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():

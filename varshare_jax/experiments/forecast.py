@@ -65,6 +65,20 @@ class Forecast:
                                       f"expected time {clock(total)}, into {plan.out}"])
 
 
+def describe(plan: Plan) -> str:
+    """A search for people: its effort, and a line for each run's space."""
+    search, config = plan.search, plan.runs[0].config
+    width = max(len(run.name) for run in plan.runs)
+    steps = search.trials * config.num_seeds * config.total_steps * len(plan.runs)
+    spaces = [f"  {run.name:<{width}}  " + ", ".join(
+        f"{name} {dimension}" for name, dimension in run.space.items()) for run in plan.runs]
+    return "\n".join([
+        f"{plan.name}: {plan.title}", "", *spaces, "",
+        f"  {len(plan.runs)} runs × {search.trials} trials × {config.num_seeds} seeds from "
+        f"{config.seed} × {config.total_steps:,} steps: {steps:,} steps without pruning, into "
+        f"{plan.out}", ""])
+
+
 def clock(seconds: float) -> str:
     """1:02:03, or 2:03 below an hour."""
     minutes, seconds = divmod(round(seconds), 60)
