@@ -1,6 +1,7 @@
 """Optuna's samplers, pruners, storages and parameters, as a plan's search names them."""
 
 import contextlib
+import time
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from varshare_jax.experiments.space import Dimension, Search, Space
 from varshare_jax.settings import flag_value
 
 _LOCK_SECONDS = 60  # that a worker waits for the others to be done with a SQLite file
+_TABLES_SECONDS = 5.0
 
 
 class Sampler(BaseSampler):
@@ -69,8 +71,16 @@ def open_storage(where: str) -> BaseStorage:
     with reaching(where):
         if "://" not in where:
             return JournalStorage(JournalFileBackend(where))
-        waits = {"connect_args": {"timeout": _LOCK_SECONDS}} if where.startswith("sqlite") else {}
-        return RDBStorage(where, engine_kwargs=waits)
+        try:
+            return _database(where)
+        except sqlalchemy.exc.DBAPIError:  # maybe another worker is making its tables just now
+            time.sleep(_TABLES_SECONDS)
+            return _database(where)
+
+
+def _database(where: str) -> RDBStorage:
+    waits = {"connect_args": {"timeout": _LOCK_SECONDS}} if where.startswith("sqlite") else {}
+    return RDBStorage(where, engine_kwargs=waits)
 
 
 @contextlib.contextmanager

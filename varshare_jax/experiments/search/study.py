@@ -177,12 +177,11 @@ def _settings(plan: Plan, run: PlannedRun) -> dict[str, str]:
 
 def _adopt(study: optuna.Study, settings: Mapping[str, str], where: str) -> None:
     """Makes a new study this plan's; UserError naming the first setting that another's has."""
-    known = study.user_attrs.get("settings")
-    if known is None and not study.trials:
+    if not study.user_attrs and not study.trials:
         study.set_user_attr("settings", settings)
-        return
-    for name in [*settings, *(known or {})]:
-        here, there = settings.get(name, "nothing"), (known or {}).get(name, "nothing")
+    known = study.user_attrs.get("settings", {})  # maybe those of a worker that came first
+    for name in [*settings, *known]:
+        here, there = settings.get(name, "nothing"), known.get(name, "nothing")
         if here != there:
             raise UserError(f"--storage={where}: study {study.study_name} was made with "
                             f"{name}={there}, now {here}; name another --out or --storage")
