@@ -249,6 +249,9 @@ def test_every_trial_is_told_once_and_the_best_is_chosen(fake, plan, capsys):
     assert fake.made == 4  # two static choices of each run, however often they came
     assert tuner.search(loaded).trials.read_text() == written.trials.read_text()
     assert fake.made == 4
+    page = written.page.read_text()
+    assert page.count("<img") == 2 * (2 + 2)  # history, parallel coordinates, two slices
+    assert "ppo.learning_rate" in page
     assert "2 of 2 places busy" in capsys.readouterr().out
 
 
@@ -269,7 +272,8 @@ def test_a_chosen_end_of_a_range_is_said(fake, plan):
     text = ONE.replace("high = 1e-1", "high = 1.05e-3")
     written = tuner.search(plan(text), quiet=True)
     assert "hard_sharing: ppo.learning_rate" in written.table.read_text()
-    assert "is at the high end of [0.0001, 0.00105] log" in written.table.read_text()
+    for file in (written.table, written.page):
+        assert "is at the high end of [0.0001, 0.00105] log" in file.read_text()
 
 
 def test_proposals_depend_on_the_study_alone(plan, worker):

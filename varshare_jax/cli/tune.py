@@ -53,7 +53,8 @@ def _main(argv: list[str]) -> int:
         print("not every run has all of its trials yet; the same command goes on from here")
         return 0
     print(f"\n{written.table.read_text()}\ntuned settings: {written.settings}\n"
-          f"every trial: {written.trials}\ncopy the settings to where a plan's 'tuned' points")
+          f"every trial: {written.trials}\nreport: {written.page}\n"
+          f"copy the settings to where a plan's 'tuned' points")
     return 0
 
 

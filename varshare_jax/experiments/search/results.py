@@ -8,26 +8,30 @@ from pathlib import Path
 
 from varshare_jax.experiments.choice import Trial, Tuned, choose, edges, rule, shown, to_toml
 from varshare_jax.experiments.plan import Plan
+from varshare_jax.experiments.search import page
 from varshare_jax.experiments.search.study import Finished, Study
 from varshare_jax.runs.monitoring import write_text
 
 
 @dataclasses.dataclass(frozen=True)
 class Written(Tuned):
-    """The files of a search: also every trial as a row of CSV."""
+    """The files of a search: also every trial as a row of CSV, and the page."""
 
     trials: Path
+    page: Path
 
 
 def write(plan: Plan, studies: Sequence[Study]) -> Written:
-    """Writes `tuning.md`, `tuned.toml` and `trials.csv` into the plan's folder."""
+    """Writes `tuning.md`, `tuned.toml`, `trials.csv` and `tuning.html` into the plan's folder."""
     told = {study.run.name: study.finished() for study in studies}
     chosen = {name: best for name, found in told.items() if (best := _chosen(plan, found))}
-    written = Written(plan.out / "tuning.md", plan.out / "tuned.toml", plan.out / "trials.csv")
+    written = Written(*(plan.out / name for name in (
+        "tuning.md", "tuned.toml", "trials.csv", "tuning.html")))
     write_text(written.table, _table(plan, told, chosen))
     write_text(written.settings, to_toml(
         _effort(plan), {name: best.values for name, best in chosen.items()}))
     write_text(written.trials, _csv(told, chosen))
+    write_text(written.page, page.render(plan, studies, told, chosen))
     return written
 
 

@@ -108,9 +108,13 @@ class Study:
         """Whether as many trials as the plan wants have been told."""
         return len(self.finished()) >= self.search.trials
 
-    def curves(self) -> list[dict[int, float]]:
-        """Their objective's values by the number of the evaluation, each trial's."""
-        return [trial.intermediate_values for trial in self._trials() if trial.state in _TOLD]
+    def importance(self) -> dict[str, float]:
+        """How much each field decides of a trial's being among the best; {} of too few trials."""
+        varied = [name for name, dimension in self.run.space.items()
+                  if len(dimension.choices) != 1]
+        if sum(trial.state == TrialState.COMPLETE for trial in self._trials()) < 2:
+            return {}
+        return optuna.importance.get_param_importances(self._study, params=varied)
 
     def _end(self, trial: Trial, notes: Mapping[str, Any], value: float | None = None) -> bool:
         """Notes come first: a trial that counts as told has them."""
