@@ -22,7 +22,8 @@ class FakePool:
 
     made = 0
     rounds = 0
-    killed_at = 0
+    killed_at = 0  # 0: never
+    terminated_at = 0
     seconds = 0.0
     diverging = 1.0  # learning rates above it do
 
@@ -46,6 +47,8 @@ class FakePool:
         type(self).rounds += 1
         if self.rounds == self.killed_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.rounds == self.terminated_at:
+            os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(self.seconds)
         found = {}
         for place, trial in self.busy.items():

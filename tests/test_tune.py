@@ -84,6 +84,7 @@ def fake(monkeypatch):
     """Searches train nothing."""
     monkeypatch.setattr(tuner, "Pool", FakePool)
     monkeypatch.setattr(FakePool, "made", 0)
+    monkeypatch.setattr(FakePool, "rounds", 0)
     return FakePool
 
 
@@ -266,6 +267,23 @@ def test_bad_trials_end_early_and_are_never_chosen(fake, plan, monkeypatch):
         assert (row["end"] == "diverged") == (float(row["ppo.learning_rate"]) > 0.05)
         assert row["end"] != "pruned" or int(row["env_steps"]) < 300
         assert row["chosen"] == "0" or row["end"] == "complete"
+
+
+def test_a_signal_ends_a_search_and_the_next_call_goes_on(fake, plan, monkeypatch):
+    """SIGTERM in the fifth round, the second of the second pair of trials; two are lost."""
+    loaded = plan(search={"pruner": "none"})
+    monkeypatch.setattr(FakePool, "terminated_at", 5)
+    assert tuner.search(loaded, quiet=True) is None
+    assert fake.rounds == 5
+    assert not (loaded.out / "tuned.toml").exists()
+    written = tuner.search(loaded, quiet=True)
+    assert fake.rounds == 5 + 3 * 5
+    rows = list(csv.DictReader(written.trials.open()))
+    assert [int(row["trial"]) for row in rows] == [0, 1, *range(4, 14)]
+    study = optuna.load_study(study_name="small.hard_sharing",
+                              storage=f"sqlite:///{loaded.out / 'study.db'}")
+    assert [trial.params for trial in study.trials[4:6]] == [
+        trial.params for trial in study.trials[2:4]]
 
 
 def test_a_chosen_end_of_a_range_is_said(fake, plan):
