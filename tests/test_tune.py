@@ -117,6 +117,8 @@ def tell(study: Study, claim, last: int = 3) -> None:
     ("space.gradients.cagrad_c = {low=0.1, high=0.9}", "nothing of --method=hard_sharing"),
     ("space.run.devices = {choices=[1, 2]}", "space: field=run.devices: unknown"),
     ("space.total_steps = {choices=[1, 2]}", "space: field=total_steps: unknown"),
+    ("space.ppo.num_envs = {choices=[2, 3]}\nspace.ppo.minibatches = {choices=[2, 5]}",
+     "minibatches"),
     ("search.trails = 3", r"search: config field=trails: .*'trials'\?"),
     ("search.objective = 'best'", "search: --objective=best: .* area, final"),
     ("sweep.ppo.clip = [0.1, 0.2]", "has a sweep"),
@@ -184,7 +186,7 @@ def play(pool: Pool, place: int, rate: float, neighbours=()) -> list:
 def test_a_trial_is_the_same_wherever_and_beside_whom_it_trains(pool):
     """Bit for bit, and nothing is compiled for any of them once the first has ended."""
     play(pool, 1, 0.3, [0.02])
-    compiled = []
+    compiled: list[str] = []
 
     def note(name, seconds, **_):
         if "backend_compile" in name:
@@ -306,6 +308,19 @@ def test_proposals_depend_on_the_study_alone(plan, worker):
         tell(steady, here)
         tell(study_of(loaded, worker(), restarted), there)
     assert len(set(found)) == 8
+
+
+def test_proposals_learn_from_what_was_told(plan, worker):
+    """Where scores fall with the distance from 0.01, the later ones come nearer than draws do."""
+    found = {}
+    for sampler in ("tpe", "random"):
+        study = study_of(plan(search={"trials": 30, "sampler": sampler}), worker())
+        while claim := study.claim():
+            tell(study, claim)
+        distances = [abs(np.log10(trial.values["ppo.learning_rate"]) + 2)
+                     for trial in study.finished()]
+        found[sampler] = np.median(distances[15:])
+    assert found["tpe"] < found["random"] / 2
 
 
 @pytest.mark.parametrize("storage", ["sqlite:///{}/study.db", "{}/journal.log"])

@@ -5,6 +5,7 @@ are every run's, those of a variant its own.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -100,6 +101,7 @@ def read_space(common: Mapping[str, Any], own: Mapping[str, Any],
                             "compile a program of its own; give it choices")
         for value in dimension.choices or (dimension.low, dimension.high):
             replace(config, {name: value}).validate()
+    _check_programs(space, config)
     return space
 
 
@@ -169,6 +171,14 @@ def _dimension(where: str, table: Mapping[str, Any], allowed: set[str]) -> Dimen
         raise UserError(f"{where}: low={low:g}, high={high:g}: must hold "
                         f"{'0 < ' if log else ''}low < high")
     return Dimension(low, high, log)
+
+
+def _check_programs(space: Space, config: Config) -> None:
+    """Raises UserError where static values do not fit together."""
+    static = {name: dimension.choices for name, dimension in space.items()
+              if name not in config.scalars()}
+    for together in itertools.product(*static.values()):
+        replace(config, dict(zip(static, together, strict=True))).validate()
 
 
 def _searchable(name: str) -> bool:

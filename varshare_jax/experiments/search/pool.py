@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,14 +47,16 @@ class Pool:
     """
 
     def __init__(self, config: Config, places: int, evaluations: int, progress: Progress):
-        updates = Learner.make(suites.settle(config)).problem.num_updates
+        self.places, self.seeds = places, config.num_seeds
+        # Whether they fit the memory depends on how many there are.
+        config = replace(suites.settle(config), {"num_seeds": places * self.seeds})
+        updates = Learner.make(config).problem.num_updates
         evaluations = min(evaluations, updates)
         self.ends = [-(-updates * k // evaluations) for k in range(evaluations + 1)]
-        longest = max(np.diff(self.ends))
-        self.learner = Learner.make(replace(suites.settle(config), {"run.log_every": int(longest)}))
+        longest = int(np.diff(self.ends).max())
+        self.learner = Learner.make(replace(config, {"run.log_every": longest}))
         self.problem = self.learner.problem
         self.problem.suite.tracing = progress.say
-        self.places, self.seeds = places, config.num_seeds
         self.busy: dict[int, _Place] = {}
         self._progress, self._state = progress, None
         suite = self.problem.suite
@@ -93,11 +95,10 @@ class Pool:
             bad = ~np.isfinite(loss[place, :, :counts[place]]).all((0, 2))
             diverged = at.update + int(bad.argmax()) if bad.any() else None
             at.rounds, at.update = at.rounds + 1, at.update + int(counts[place])
-            found[place] = at, diverged
-        returns = self._returns()
-        return {place: Round(at.rounds, self._finish(place, returns[place]),
-                             at.update * self._steps, diverged)
-                for place, (at, diverged) in found.items()}
+            found[place] = diverged
+        played = self._returns()
+        return {place: self._round(place, played[place], diverged)
+                for place, diverged in found.items()}
 
     @property
     def last(self) -> int:
@@ -111,8 +112,8 @@ class Pool:
 
     def _keys(self, place: int, i: int) -> jax.Array:
         """Keys [K] of an evaluation of a place, those of a run of these seeds."""
-        config, update = self.problem.config, self.busy[place].update if place in self.busy else 0
-        return jnp.stack([evaluation.evaluation_key(config.seed + seed, update * 1000 + i)
+        first, update = self.problem.config.seed, self.busy.get(place, _Place()).update
+        return jnp.stack([evaluation.evaluation_key(first + seed, update * 1000 + i)
                           for seed in range(self.seeds)])
 
     def _returns(self) -> np.ndarray:
@@ -120,6 +121,12 @@ class Pool:
         keys = jnp.concatenate([self._keys(place, 0) for place in range(self.places)])
         played = np.asarray(self._evaluate(self._state, keys))
         return played.reshape(self.places, self.seeds, *played.shape[1:])
+
+    def _round(self, place: int, returns: np.ndarray, diverged: int | None) -> Round:
+        at, returns = self.busy[place], self._finish(place, returns)
+        if diverged is None and not np.isfinite(returns).all():  # its last step may have done it
+            diverged = at.update - 1
+        return Round(at.rounds, returns, at.update * self._steps, diverged)
 
     def _finish(self, place: int, returns: np.ndarray) -> np.ndarray:
         """`returns` [K, M], over more episodes if this evaluation is the trial's last."""
@@ -186,8 +193,3 @@ class Pool:
         return jax.tree.map(
             lambda x: jax.lax.dynamic_slice_in_dim(x, place * self.seeds, self.seeds),
             self.problem.player(state))
-
-
-def scalars_of(config: Config, values: Mapping[str, Any]) -> dict[str, float]:
-    """Those of a trial's values that are traced: the others belong to the pool's config."""
-    return {name: value for name, value in values.items() if name in config.scalars()}

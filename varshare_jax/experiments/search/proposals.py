@@ -68,7 +68,7 @@ def make_pruner(search: Search) -> BasePruner:
 
 def open_storage(where: str) -> BaseStorage:
     """A database's URL, or the path of a journal; UserError if it cannot be reached."""
-    with reaching(where):
+    with reaching(where, ImportError, OSError):  # a database's driver, a journal's folder
         if "://" not in where:
             return JournalStorage(JournalFileBackend(where))
         try:
@@ -84,12 +84,12 @@ def _database(where: str) -> RDBStorage:
 
 
 @contextlib.contextmanager
-def reaching(where: str) -> Iterator[None]:
-    """Turns what a storage may raise into UserError."""
+def reaching(where: str, *others: type[Exception]) -> Iterator[None]:
+    """Turns what a storage raises that is gone, and `others`, into UserError."""
     try:
         yield
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError,
-            OSError) as error:
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError,
+            *others) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise UserError(f"--storage={where}: cannot be reached: {reason}") from error
 

@@ -21,7 +21,7 @@ from varshare_jax.runner import stop_signals
 from varshare_jax.runs.monitoring import Progress
 from varshare_jax.settings import replace
 
-_POLL_SECONDS = 2.0
+_POLL_SECONDS = 5.0
 
 
 def search(plan: Plan, storage: str = "", *, only: Sequence[str] = (),
@@ -41,13 +41,13 @@ def search(plan: Plan, storage: str = "", *, only: Sequence[str] = (),
         studies = [Study(plan, run, opened, where, worker) for run in plan.runs]
         mine = [study for study in studies if not only or study.run.name in only]
         with stop_signals() as stopped:
-            _work(mine, stopped, quiet)
+            _work(mine, stopped, Progress(plan.name, 1, 1, 1, quiet))
         if not all(study.complete for study in studies):
             return None
         return results.write(plan, studies)
 
 
-def _work(studies: Sequence[Study], stopped: threading.Event, quiet: bool) -> None:
+def _work(studies: Sequence[Study], stopped: threading.Event, progress: Progress) -> None:
     """Study by study, then those again of which others have trials, until all are told.
 
     Waiting is what lets a worker take over from one that dies.
@@ -55,9 +55,10 @@ def _work(studies: Sequence[Study], stopped: threading.Event, quiet: bool) -> No
     while not stopped.is_set():
         for study in (study for study in studies if not study.complete):
             with study.beating():
-                Tuner(study, stopped, quiet).work()
-        if all(study.complete for study in studies):
+                Tuner(study, stopped, progress).work()
+        if all(study.complete for study in studies) or stopped.is_set():
             return
+        progress.say("other workers have the trials that are left")
         stopped.wait(_POLL_SECONDS)
 
 
@@ -68,14 +69,13 @@ class Tuner:
     pool stays for those that come with them later.
     """
 
-    def __init__(self, study: Study, stopped: threading.Event, quiet: bool = False):
+    def __init__(self, study: Study, stopped: threading.Event, progress: Progress):
         self._study, self._stopped = study, stopped
         self._config, self._places = study.run.config, study.search.places
         self.pools: dict[tuple[Any, ...], Pool] = {}
         self._queues: dict[tuple[Any, ...], deque[Claim]] = {}
         self._running: dict[int, Claim] = {}
-        self._progress = Progress(study.name, 1, 1, self._config.num_seeds, quiet)
-        self._ticker = _Ticker(study, self._progress)
+        self._progress, self._ticker = progress, _Ticker(study, progress)
 
     def work(self) -> None:
         """Carries out trials until none is left to claim, or until a signal."""
@@ -155,5 +155,6 @@ class _Ticker:
         best = max(ended, key=lambda trial: trial.value(objective), default=None)
         score = (f"best {best.value(objective):.4g} (trial {best.number})" if best
                  else "none complete")
-        self._progress.say(f"{len(told)} of {trials} trials, {len(told) - len(ended)} ended early  "
-                           f"{score}  {len(running)} of {places} places busy  {left} left")
+        self._progress.say(f"{self._study.run.name}: {len(told)} of {trials} trials, "
+                           f"{len(told) - len(ended)} ended early  {score}  {len(running)} of "
+                           f"{places} places busy  {left} left")
