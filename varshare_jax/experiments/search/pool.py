@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from varshare_jax import suites
+from varshare_jax.algorithms import Problem
 from varshare_jax.config import Config
 from varshare_jax.devices import Layout
 from varshare_jax.learner import Learner
@@ -155,41 +156,47 @@ class Pool:
 
     def _compile(self) -> None:
         like = jax.eval_shape(lambda: jax.tree.map(self._repeat, self._fresh({})))
+        shardings = self._layout.shardings(like)
+        like = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+                            like, shardings)
         counts = jnp.zeros(self.places * self.seeds, jnp.int32)
         keys = jnp.concatenate([self._keys(place, 0) for place in range(self.places)])
         options = self.problem.suite.compiler_options
         with self._progress.working("compiling the training step"):
-            self._advance = self._layout.compile(self._train, like, counts, True, options)
+            train = functools.partial(_train, self.learner)
+            self._advance = self._layout.compile(train, like, counts, True, options)
         with self._progress.working("compiling the evaluation"):
-            self._evaluate = self._layout.compile(self._play, like, keys, False, options)
-        self._insert = jax.jit(self._put, donate_argnums=0,
-                               out_shardings=self._layout.shardings(like))
-        self._player = jax.jit(self._take)
+            play = functools.partial(_play, self.problem)
+            self._evaluate = self._layout.compile(play, like, keys, False, options)
+        self._insert = jax.jit(_put, donate_argnums=0, out_shardings=shardings)
+        self._player = jax.jit(functools.partial(_take, self.problem, self.seeds))
 
-    def _train(self, state: TrainState, counts: jax.Array) -> tuple[TrainState, jax.Array]:
-        """`counts` [S] updates; of the metrics only the loss [S, chunk, M], 0 past them."""
-        state, metrics = self.learner.update_many(state, counts)
-        chunk = jnp.arange(metrics["loss"].shape[1])[None, :, None]
-        return state, jnp.where(chunk < counts[:, None, None], metrics["loss"], 0.0)
 
-    def _play(self, state: TrainState, keys: jax.Array) -> jax.Array:
-        """Mean returns [S, M] of one evaluation."""
-        run = self.problem.config.run
-        return evaluation.evaluate_seeds(
-            self.problem, self.problem.player(state), keys, episodes=run.eval_episodes,
-            actions=run.eval_actions).total.mean(-1)
+def _train(learner: Learner, state: TrainState, counts: jax.Array) -> tuple[TrainState, jax.Array]:
+    """`counts` [S] updates; of the metrics only the loss [S, chunk, M]."""
+    state, metrics = learner.update_many(state, counts)
+    return state, metrics["loss"]
 
-    def _put(self, state: TrainState, fresh: TrainState, place: jax.Array) -> TrainState:
-        """`state` [S, ...] with the members of a place replaced by `fresh` [K, ...]."""
-        here = jnp.arange(self.places * self.seeds) // self.seeds == place
 
-        def chosen(new: jax.Array, old: jax.Array) -> jax.Array:
-            return jnp.where(here.reshape(-1, *[1] * (old.ndim - 1)), self._repeat(new), old)
+def _play(problem: Problem, state: TrainState, keys: jax.Array) -> jax.Array:
+    """Mean returns [S, M] of one evaluation."""
+    run = problem.config.run
+    return evaluation.evaluate_seeds(
+        problem, problem.player(state), keys, episodes=run.eval_episodes,
+        actions=run.eval_actions).total.mean(-1)
 
-        return jax.tree.map(chosen, fresh, state)
 
-    def _take(self, state: TrainState, place: jax.Array) -> Player:
-        """The players [K, ...] of a place."""
-        return jax.tree.map(
-            lambda x: jax.lax.dynamic_slice_in_dim(x, place * self.seeds, self.seeds),
-            self.problem.player(state))
+def _put(state: TrainState, fresh: TrainState, place: jax.Array) -> TrainState:
+    """`state` [S, ...] with the members of a place replaced by `fresh` [K, ...]."""
+    def written(old: jax.Array, new: jax.Array) -> jax.Array:
+        member = jnp.arange(old.shape[0])
+        here = member // new.shape[0] == place
+        return jnp.where(here.reshape(-1, *[1] * (old.ndim - 1)), new[member % new.shape[0]], old)
+
+    return jax.tree.map(written, state, fresh)
+
+
+def _take(problem: Problem, seeds: int, state: TrainState, place: jax.Array) -> Player:
+    """The players [K, ...] of a place."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, place * seeds, seeds),
+                        problem.player(state))
