@@ -218,6 +218,25 @@ def test_a_trial_scores_what_a_run_of_its_own_does(pool, plan):
     np.testing.assert_allclose(rounds[-1].returns, alone.summary["eval"]["return"], rtol=1e-6)
 
 
+def test_places_whose_tasks_are_split_over_devices(pool):
+    """Three members do not divide by two devices, ten tasks do."""
+    config = replace(pool.problem.config, {"suite": "cartpole10", "num_seeds": 1,
+                                           "total_steps": 320})
+    with quick_compile():
+        three = Pool(config, 3, 2, Progress("three", 1, 1, 1, quiet=True))
+        three.fill(0, {"ppo.learning_rate": 0.3})
+        three.fill(2, {"ppo.learning_rate": 0.01})
+        first = [three.advance()[2]]
+        three.leave(0)
+        three.fill(1, {"ppo.learning_rate": 0.01})
+        both = three.advance()
+        first.append(both[2])
+        three.leave(2)
+        second = [both[1], three.advance()[1]]
+    for one, two in zip(first, second, strict=True):
+        assert one.returns.tobytes() == two.returns.tobytes()
+
+
 def test_divergence_is_seen_and_stays_in_its_place(pool):
     pool.fill(0, {"ppo.learning_rate": np.nan})
     pool.fill(1, {"ppo.learning_rate": 0.01})
