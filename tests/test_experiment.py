@@ -13,7 +13,7 @@ from conftest import CACHE, arrays, quick_compile, rows, snapshot
 from varshare_jax import experiments, runner
 from varshare_jax.config import Config, replace
 from varshare_jax.errors import UserError
-from varshare_jax.experiments import execution, forecast, tuning
+from varshare_jax.experiments import choice, execution, forecast
 from varshare_jax.experiments.plan import PLANS
 from varshare_jax.playing.scoring import evaluate_run
 from varshare_jax.report.runs import load_runs
@@ -278,10 +278,10 @@ def test_configurations_of_a_sweep_are_runs_of_their_own(swept):
 
 
 def test_tuning_chooses_by_its_rule(swept):
-    trials = [tuning.Trial({"ppo.clip": float(i)}, iqm, area) for i, (iqm, area) in enumerate(
+    trials = [choice.Trial({"ppo.clip": float(i)}, iqm, area) for i, (iqm, area) in enumerate(
         [(499.9, 1.0), (500.0, 2.0), (500.0, 3.0), (498.0, 9.0), (-np.inf, -np.inf)])]
-    assert tuning.choose(trials) is trials[2]
-    assert tuning.choose(trials[:1] + trials[3:]) is trials[0]
+    assert choice.choose(trials) is trials[2]
+    assert choice.choose(trials[:1] + trials[3:]) is trials[0]
     table = (swept.out / "tuning.md").read_text()
     assert table.count("| l2_soft | ") == 4
     assert table.count("| yes |") == 1

@@ -142,11 +142,15 @@ class Learner:
     def update_many(self, state: TrainState, count: jax.Array) -> tuple[TrainState, Metrics]:
         """`count` ≤ chunk updates of all seeds; metrics [S, chunk, M], NaN past `count`.
 
-        The count is traced: a shorter last chunk runs the same compiled program. Small problems
-        run all seeds in step; large ones (on a CPU) a few at a time, which stay in its caches.
+        The count is traced: a shorter last chunk runs the same compiled program. A vector [S] is
+        each seed's own. Small problems run all seeds in step; large ones (on a CPU) a few at a
+        time, which stay in its caches.
         """
-        run = functools.partial(self._run_chunk, count)
-        return jax.lax.map(run, state, batch_size=self.seeds_at_once(state.update.shape[0]))
+        at_once = self.seeds_at_once(state.update.shape[0])
+        if jnp.ndim(count):
+            return jax.lax.map(lambda seed: self._run_chunk(*seed), (count, state),
+                               batch_size=at_once)
+        return jax.lax.map(functools.partial(self._run_chunk, count), state, batch_size=at_once)
 
     def seeds_at_once(self, seeds: int) -> int:
         """How many of the `seeds` on one device are vmapped together.

@@ -33,6 +33,8 @@ def _main(argv: list[str]) -> int:
                  if value is not None}
     plan = experiments.load(argv[1], Path(flags.FLAGS.out) if flags.FLAGS.out else None,
                             only=flags.FLAGS.only, overrides=overrides)
+    if plan.search:
+        raise _app.UserError(f"{plan.name}: has a search; varshare-tune carries it out")
     use_cpu_cores()
     experiments.check(plan)
     print(Forecast(plan).table(plan) + "\n", flush=True)

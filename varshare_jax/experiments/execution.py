@@ -16,7 +16,7 @@ from pathlib import Path
 
 from varshare_jax.config import to_flags
 from varshare_jax.errors import UserError
-from varshare_jax.experiments import tuning
+from varshare_jax.experiments import grid
 from varshare_jax.experiments.forecast import Forecast, clock
 from varshare_jax.experiments.plan import Plan, PlannedRun
 from varshare_jax.learner import make_problem
@@ -178,6 +178,6 @@ def _conclude(plan: Plan, figure_png: Path | None) -> None:
     report = write_report(folders, plan.out / "report.html", figure_png=figure_png)
     print(f"\n{report.text_table}\n\nreport: {report.page}")
     if plan.tuning:
-        written = tuning.write(plan)
+        written = grid.write(plan)
         print(f"\n{written.table.read_text()}\ntuned settings: {written.settings}\n"
               f"copy them to where a plan's 'tuned' points")

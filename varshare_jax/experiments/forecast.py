@@ -66,6 +66,24 @@ class Forecast:
                                       f"expected time {clock(total)}, into {plan.out}"])
 
 
+def describe(plan: Plan) -> str:
+    """A search for people: its effort, and each run's dimensions after what all have in common."""
+    search, config = plan.search, plan.runs[0].config
+    steps = search.trials * config.num_seeds * config.total_steps * len(plan.runs)
+    common = {name for name in plan.runs[0].space if all(name in run.space for run in plan.runs)}
+    spaces = {"every run": {name: plan.runs[0].space[name] for name in common}} | {
+        run.name: {name: run.space[name] for name in run.space if name not in common}
+        for run in plan.runs}
+    width = max(map(len, spaces))
+    lines = [f"  {who:<{width}}  " + ", ".join(f"{name} {space[name]}" for name in sorted(space))
+             for who, space in spaces.items()]
+    return "\n".join([
+        f"{plan.name}: {plan.title}", "", *lines, "",
+        f"  {len(plan.runs)} runs × {search.trials} trials × {config.num_seeds} seeds from "
+        f"{config.seed} × {config.total_steps:,} steps: {steps:,} steps without pruning, into "
+        f"{plan.out}", ""])
+
+
 def clock(seconds: float) -> str:
     """1:02:03, or 2:03 below an hour."""
     minutes, seconds = divmod(round(seconds), 60)

@@ -14,13 +14,20 @@ from typing import Any
 
 from varshare_jax.config import Config, with_presets
 from varshare_jax.errors import UserError, unknown
+from varshare_jax.experiments.space import (
+    Search,
+    Space,
+    check_equal_effort,
+    read_search,
+    read_space,
+)
 from varshare_jax.settings import Registry, flatten, leaves, replace
 
 PLANS = Path(__file__).parent / "plans"
 PLAN_KEYS: dict[str, type] = {
     "title": str, "methods": list, "variants": dict, "presets": list, "sweep": dict,
-    "tuned": str, "tuning": bool, "evaluations": dict}
-VARIANT_KEYS: dict[str, type] = {"presets": list, "sweep": dict}
+    "tuned": str, "tuning": bool, "evaluations": dict, "space": dict, "search": dict}
+VARIANT_KEYS: dict[str, type] = {"presets": list, "sweep": dict, "space": dict}
 EVALUATION_KEYS: dict[str, type] = {
     "weights": str, "engine": str, "samples": int, "actions": str, "episodes": int,
     "eval_seed": int}
@@ -33,13 +40,15 @@ _NAME = re.compile(r"\w[\w.,=+-]{0,99}")  # of a folder or file within the plan'
 class PlannedRun:
     """One compiled program of a plan: its seeds, and the configurations of its sweep.
 
-    `tuned` are the settings that came from the plan's file of tuned ones.
+    `tuned` are the settings that came from the plan's file of tuned ones, `space` what a search
+    varies.
     """
 
     name: str
     config: Config
     presets: tuple[str, ...]
     tuned: Mapping[str, Any]
+    space: Space
 
     @property
     def folder(self) -> Path:
@@ -55,7 +64,8 @@ class Plan:
     """The runs of an experiment in their order, and what follows them.
 
     `evaluations` holds the flags of `varshare-evaluate` by name, for each run once it is
-    finished. With `tuning` every run sweeps as many configurations, and the best is chosen.
+    finished. With `tuning` every run sweeps as many configurations, and the best is chosen. A
+    plan with a `search` has no runs to make: its runs' spaces are searched.
     """
 
     name: str
@@ -64,6 +74,7 @@ class Plan:
     runs: tuple[PlannedRun, ...]
     tuning: bool
     evaluations: Mapping[str, Mapping[str, Any]]
+    search: Search | None = None
 
 
 _FOLDERS = Registry("plans", {"varshare_jax": PLANS},
@@ -92,11 +103,13 @@ def title(name: str) -> str:
 
 
 def load(name: str, out: Path | None = None, *, only: Sequence[str] = (),
-         overrides: Mapping[str, Any] | None = None) -> Plan:
+         overrides: Mapping[str, Any] | None = None,
+         search: Mapping[str, Any] | None = None) -> Plan:
     """The plan of that name, or in the TOML file of that name, with its runs inside `out`.
 
     Settings come from the defaults, the presets, the plan, its file of tuned settings, the
-    variant, `overrides`: later ones win. Raises UserError for unknown names, keys and values.
+    variant, `overrides`: later ones win. `search` changes the settings of a plan's search. Raises
+    UserError for unknown names, keys and values.
     """
     path = _path(name)
     tree = _read(path)
@@ -126,7 +139,8 @@ def load(name: str, out: Path | None = None, *, only: Sequence[str] = (),
     tuning = keys.get("tuning", False)
     if tuning:
         _check_effort(path.name, runs)
-    return Plan(path.stem, keys.get("title", ""), out, runs, tuning, keys.get("evaluations", {}))
+    return Plan(path.stem, keys.get("title", ""), out, runs, tuning, keys.get("evaluations", {}),
+                _search(path.name, keys, runs, search or {}))
 
 
 def _planned(file: str, name: str, base: Mapping[str, Any], change: Mapping[str, Any],
@@ -147,9 +161,22 @@ def _planned(file: str, name: str, base: Mapping[str, Any], change: Mapping[str,
         for layer in (settings, tuned, changes, swept, overrides):
             config = replace(config, layer)
         config.validate()
+        space = read_space(common.get("space", {}), own.get("space", {}), config)
     except UserError as error:
         raise UserError(f"{where}{error}") from error
-    return PlannedRun(name, config, presets, tuned)
+    return PlannedRun(name, config, presets, tuned, space)
+
+
+def _search(file: str, keys: Mapping[str, Any], runs: Sequence[PlannedRun],
+            changes: Mapping[str, Any]) -> Search | None:
+    """The search of a plan whose runs have a space, None for other plans."""
+    if "search" not in keys and not any(run.space for run in runs):
+        return None
+    for run in runs:
+        if run.config.sweep:
+            raise UserError(f"{file}: variant {run.name}: has a sweep; a search has a space only")
+    check_equal_effort(file, {run.name: (run.space, run.config) for run in runs})
+    return read_search(f"{file}: ", keys.get("search", {}) | changes)
 
 
 def _settings(tree: Mapping[str, Any], keys: Mapping[str, type]) -> dict[str, Any]:

@@ -32,6 +32,10 @@ class Stop:
     def asked(self) -> bool:
         return self._asked.is_set()
 
+    def wait(self, seconds: float) -> bool:
+        """Returns after so long, or at once when a signal comes: `asked`."""
+        return self._asked.wait(seconds)
+
     @contextlib.contextmanager
     def listening(self) -> Iterator["Stop"]:
         """Context in which signals come here; a second one, of either kind, is not caught."""

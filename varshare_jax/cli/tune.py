@@ -1,0 +1,78 @@
+"""Searches the settings of every run of a plan with equal effort: Optuna over compiled programs.
+
+    varshare-tune plan.toml
+    varshare-tune plan.toml --dry_run
+    varshare-tune plan.toml --only=varshare --storage=postgresql://user@host/studies
+
+The plan names ranges and choices (docs/experiments.md); several workers may share a storage. A
+stopped or killed search goes on with the same command.
+"""
+
+import importlib.util
+from pathlib import Path
+
+from absl import flags
+
+from varshare_jax.cli import _app
+from varshare_jax.devices import use_cpu_cores
+
+
+def _main(argv: list[str]) -> int:
+    from varshare_jax import experiments
+    from varshare_jax.runs import provenance
+
+    given = flags.FLAGS
+    if len(argv) != 2:
+        raise _app.UserError("name one plan that has a search; varshare-experiment --list shows "
+                             "those of the package")
+    fields = (("num_seeds", given.seeds), ("total_steps", given.steps))
+    searched = (("trials", given.trials), ("sampler", given.sampler))
+    plan = experiments.load(
+        argv[1], Path(given.out) if given.out else None,
+        overrides={name: value for name, value in fields if value is not None},
+        search={name: value for name, value in searched if value is not None})
+    if not plan.search:
+        raise _app.UserError(f"{plan.name}: has no search: give it 'space.<field>' of what is to "
+                             "be tuned")
+    for name in given.only:
+        if name not in {run.name for run in plan.runs}:
+            raise _app.unknown("--only", name, [run.name for run in plan.runs])
+    config = plan.runs[0].config
+    use_cpu_cores(config.run.devices)
+    experiments.check(plan)
+    print(experiments.describe(plan), flush=True)
+    if given.dry_run:
+        return 0
+    if not importlib.util.find_spec("optuna"):
+        raise _app.UserError("optuna is not installed; pip install 'varshare_jax[tune]'")
+    from varshare_jax.experiments.search.tuner import search
+
+    provenance.use_compile_cache(config.run.compile_cache)
+    written = search(plan, given.storage, only=given.only)
+    if written is None:
+        print("not every run has all of its trials yet; the same command goes on from here")
+        return 0
+    print(f"\n{written.table.read_text()}\ntuned settings: {written.settings}\n"
+          f"every trial: {written.trials}\nreport: {written.page}\n"
+          f"copy the settings to where a plan's 'tuned' points")
+    return 0
+
+
+def main() -> None:
+    """Entry point of `varshare-tune`."""
+    flags.DEFINE_bool("dry_run", False, "show what would be searched, train nothing")
+    flags.DEFINE_string("out", "", "folder of the study and of what it chose; runs/<name> by "
+                                   "default")
+    flags.DEFINE_list("only", [], "the runs whose trials this worker takes; all by default")
+    flags.DEFINE_string("storage", "", "a database's URL or the path of a journal, which several "
+                                       "workers may share; a SQLite file in --out by default")
+    _app.define_number("trials", None, "trials of every run, instead of the plan's")
+    _app.define_number("seeds", None, "seeds of every trial, instead of the plan's")
+    _app.define_number("steps", None, "environment steps per seed, instead of the plan's")
+    flags.DEFINE_string("sampler", None, "tpe or random, instead of the plan's")
+    flags.FLAGS.set_gnu_getopt(True)
+    _app.run(_main)
+
+
+if __name__ == "__main__":
+    main()
