@@ -30,7 +30,8 @@ from varshare_jax.experiments.search.proposals import open_storage  # noqa: E402
 from varshare_jax.experiments.search.study import Study  # noqa: E402
 from varshare_jax.experiments.search.workers import Worker  # noqa: E402
 
-SMALL = f"""
+OVERRIDES = {"run.compile_cache": CACHE}  # which a plan may not set
+SMALL = """
 title = "Small"
 suite = "cartpole"
 seed = 1000
@@ -43,13 +44,12 @@ ppo.epochs = 1
 network.hidden = [8]
 run.eval_episodes = 1
 run.final_eval_episodes = 2
-run.compile_cache = "{CACHE}"
 search.trials = 12
 search.places = 2
 search.evaluations = 3
 search.startup = 4
 search.warmup = 1
-space.ppo.learning_rate = {{low = 1e-4, high = 1e-1, log = true}}
+space.ppo.learning_rate = {low = 1e-4, high = 1e-1, log = true}
 """
 ONE = SMALL + "methods = ['hard_sharing']\n"
 
@@ -60,7 +60,8 @@ def plan(tmp_path):
     def make(text: str = ONE, **options) -> experiments.Plan:
         path = tmp_path / "small.toml"
         path.write_text(text)
-        return experiments.load(str(path), tmp_path / "out", **options)
+        given = {"overrides": OVERRIDES} | options
+        return experiments.load(str(path), tmp_path / "out", **given)
 
     return make
 
