@@ -67,6 +67,7 @@ def test_trains(method, algorithm, row):
     for _ in range(3):
         state, metrics = update(state)
         assert bool(jnp.isfinite(metrics["loss"]).all())
+    assert all(m.shape == (learner.problem.suite.num_tasks,) for m in metrics.values())
     moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), start.agent.variables,
                          state.agent.variables)
     assert all(jax.tree.leaves(moved))

@@ -10,6 +10,7 @@ import pytest
 
 from varshare_jax import suites
 from varshare_jax.errors import UserError
+from varshare_jax.learner import Learner
 from varshare_jax.playing import engines
 from varshare_jax.suites.metaworld import make, requirements, rewards, tasks
 
@@ -221,9 +222,10 @@ def test_missing_mjx_is_no_matter_to_mujoco(monkeypatch):
         requirements.check("mjx")
 
 
-def test_too_many_envs_are_refused_before_anything_is_compiled(mt3):
-    with pytest.raises(UserError, match=r"need about .* GiB .* set --ppo.num_envs .* at most"):
-        jax.eval_shape(mt3[0].reset, jax.ShapeDtypeStruct((3, 10**8), jax.random.key(0).dtype))
+def test_too_many_envs_are_refused_before_anything_is_compiled(tiny):
+    config = tiny(**{"suite": "mt1:reach", "ppo.num_envs": 10**7})
+    with pytest.raises(UserError, match=r"--ppo.num_envs: too much: one seed needs about .* GiB"):
+        Learner.make(config).init_seeds()
 
 
 def test_the_compiler_option_goes_where_it_is_known(monkeypatch):
