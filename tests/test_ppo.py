@@ -8,7 +8,6 @@ from conftest import policy
 from probes import Probe, train
 
 from varshare_jax import config as C
-from varshare_jax import methods
 from varshare_jax.algorithms import on_policy
 from varshare_jax.algorithms.acting import observe
 from varshare_jax.algorithms.rollout import collect
@@ -94,7 +93,9 @@ def test_truncation_bootstraps_and_termination_does_not():
                                rtol=0.08)
 
 
-@pytest.mark.parametrize("method", sorted(methods.METHODS))
+# One of each kind: tests/test_matrix.py has every method learn, this has it learn what is right.
+@pytest.mark.parametrize("method", ["varshare", "varshare_lora", "independent", "contextual",
+                                    "paco", "soft_modularization", "pcgrad"])
 def test_policy_takes_the_rewarded_action(method):
     problem, state, metrics = trained("action", method, **{"ppo.normalize_returns": True})
     obs = jnp.broadcast_to(jnp.array([-1.0, 1.0])[:, None], (2, 2, 1))
