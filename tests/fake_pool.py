@@ -24,6 +24,7 @@ class FakePool:
     rounds = 0
     killed_at = 0  # 0: never
     terminated_at = 0
+    meeting = None  # a file: written by who is about to be killed, awaited by the others
     seconds = 0.0
     diverging = 1.0  # learning rates above it do
 
@@ -46,9 +47,13 @@ class FakePool:
         assert self.busy
         type(self).rounds += 1
         if self.rounds == self.killed_at:
+            if self.meeting:
+                self.meeting.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if self.rounds == self.terminated_at:
             os.kill(os.getpid(), signal.SIGTERM)
+        while self.meeting and not self.killed_at and not self.meeting.exists():
+            time.sleep(0.05)
         time.sleep(self.seconds)
         found = {}
         for place, trial in self.busy.items():

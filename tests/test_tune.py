@@ -402,13 +402,13 @@ from fake_pool import FakePool
 from varshare_jax import experiments
 from varshare_jax.experiments.search import tuner
 tuner.Pool = FakePool
-FakePool.seconds, FakePool.killed_at = 0.2, int(sys.argv[3])
+FakePool.killed_at, FakePool.meeting = int(sys.argv[3]), Path(sys.argv[2]) / "killed"
 tuner.search(experiments.load(sys.argv[1], Path(sys.argv[2]), search={"pruner": "none"}))
 """
 
 
 def test_one_of_two_workers_is_killed(plan, tmp_path):
-    """SIGKILL amid its second round; the other one carries out everything."""
+    """SIGKILL amid its second round; the other one, held in its first till then, carries out all."""
     loaded = plan()
     command = [sys.executable, "-c", WORKER, str(tmp_path / "small.toml"), str(loaded.out)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(

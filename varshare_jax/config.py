@@ -72,18 +72,19 @@ class _Tree:
         """
         if not self.sweep:
             return (self,)
-        varied = _parse_sweep(self.sweep, self.scalars())
-        changes = [dict(zip(varied, values, strict=True))
-                   for values in itertools.product(*varied.values())]
         return tuple(replace(self, change | {
             "sweep": "", "run_dir": self.run_dir and f"{self.run_dir}/{_label(change)}"})
-            for change in changes)
+            for change in self._changes())
 
     def labels(self) -> tuple[str, ...]:
         """What tells the C configurations apart, such as learning_rate=0.001,beta=1."""
-        varied = _parse_sweep(self.sweep, self.scalars()) if self.sweep else {}
-        return tuple(_label(dict(zip(varied, values, strict=True)))
-                     for values in itertools.product(*varied.values()))
+        return tuple(map(_label, self._changes()))
+
+    def _changes(self) -> list[dict[str, float]]:
+        """What each configuration changes; one that changes nothing without a sweep."""
+        varied = _parse_sweep(self.sweep, self.scalars())
+        return [dict(zip(varied, values, strict=True))
+                for values in itertools.product(*varied.values())]
 
     def members(self) -> list["_Tree"]:
         """What one program trains side by side: S = C · num_seeds configs of one seed each."""

@@ -16,7 +16,7 @@ from varshare_jax import suites
 from varshare_jax.config import Config
 from varshare_jax.devices import Layout, use_cpu_cores
 from varshare_jax.learner import Learner
-from varshare_jax.playing.evaluation import evaluate_seeds, evaluation_key
+from varshare_jax.playing.evaluation import evaluate_training, evaluation_key
 from varshare_jax.runs import checkpoint, provenance, sweeps, task_parameters
 from varshare_jax.runs.files import read_json, write_json
 from varshare_jax.runs.folder import begin, check_note, claimed
@@ -124,9 +124,9 @@ class _Run:
 
     def _loop(self, state: TrainState, stop: Stop):
         """Chunks until the end or a signal. Returns (state, whether training is complete)."""
-        run, record = self.config.run, self.record
+        run, record, problem = self.config.run, self.record, self.learner.problem
         self.evaluate = self._compile(
-            "evaluation", functools.partial(_evaluate_seeds, self.learner), state,
+            "evaluation", functools.partial(evaluate_training, problem), state,
             self._evaluation_keys(0))
         advance = self._compile("training step", self.learner.update_many, state, jnp.int32(1),
                                 returns_state=True)
@@ -216,10 +216,3 @@ def _draw_maps(record: Record) -> None:
     with record.progress.working("drawing maps", announce=False):
         for name, png in tensorboard_maps(record.metrics, record.suite.task_names):
             record.writer.image(f"specialization/{name}", png, record.env_steps)
-
-
-def _evaluate_seeds(learner: Learner, state: TrainState, keys: jax.Array):
-    """Evaluations of all seeds, leaves [S, M, E]."""
-    run = learner.problem.config.run
-    return evaluate_seeds(learner.problem, learner.problem.player(state), keys,
-                          episodes=run.eval_episodes, actions=run.eval_actions)

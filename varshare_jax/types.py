@@ -128,3 +128,8 @@ class Player:
 
     variables: Variables
     stats: dict[str, Any]
+
+
+def lead(vector: jax.Array, like: jax.Array) -> jax.Array:
+    """[M] as [M, 1, ...], with the axes of `like` [M, ...]: what is one number for each task."""
+    return vector.reshape(-1, *(1,) * (like.ndim - 1))

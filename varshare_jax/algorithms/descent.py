@@ -17,7 +17,7 @@ from varshare_jax.algorithms.preconditioner import init_moments, needed, precond
 from varshare_jax.methods.base import Metrics, Params, Scalars
 from varshare_jax.methods.gradients import clip_by_task_norm, combine, mean_cosines
 from varshare_jax.methods.lifting import MultiTaskNetwork
-from varshare_jax.types import Agent, TrainState, Variables
+from varshare_jax.types import Agent, TrainState, Variables, lead
 from varshare_jax.variational import natural
 from varshare_jax.variational.controllers import Measured
 from varshare_jax.variational.gaussian import Scale, is_gaussian
@@ -64,7 +64,7 @@ def step(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array,
     finite in one task reaches no other (`without_unsound`; `clip_by_task_norm` drops gradients).
     """
     names = tuple(collections or agent.variables)
-    loss, batch = without_unsound(loss, batch, problem.suite.num_tasks)
+    sound, loss, batch = without_unsound(loss, batch, problem.suite.num_tasks)
     grads, metrics = gradients(problem, agent, loss, batch, key, scalars, needed(problem, names))
     curvature = {}
     if "task" in names and agent.optimizer.curvature:
@@ -79,30 +79,31 @@ def step(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array,
         optimizer = optimizer._replace(curvature=curvature)
         variables |= {"task": problem.network.settle(variables, curvature["task"], agent.memory,
                                                      scalars, problem.samples)}
-    norms["skipped"] = jnp.maximum(norms["skipped"], metrics.pop("unsound"))
+    metrics["loss"] = jnp.where(sound, metrics["loss"], jnp.nan)
+    norms["skipped"] = jnp.maximum(norms["skipped"], 1.0 - sound)
     return agent.replace(variables=variables, optimizer=optimizer), metrics | norms
 
 
-def without_unsound(loss: Loss, batch: Any, num_tasks: int) -> tuple[Loss, Any]:
-    """A loss and a batch in which tasks whose samples are not all finite count nothing.
+def without_unsound(loss: Loss, batch: Any, num_tasks: int) -> tuple[jax.Array, Loss, Any]:
+    """Whose samples are all finite [M], and a loss and a batch in which other tasks count nothing.
 
     A weight of zero would not do, since 0 · NaN is NaN on the way back: their samples become zeros,
-    their losses constants. In the metrics [M] their `loss` is NaN and their `unsound` 1.
+    their losses constants.
     """
     def finite(x: jax.Array) -> jax.Array:
         return jnp.isfinite(x).reshape(num_tasks, -1).all(1)
 
     def kept(x: jax.Array) -> jax.Array:
-        return jnp.where(sound.reshape(-1, *(1,) * (x.ndim - 1)), x, 0) if _is_float(x) else x
+        return jnp.where(lead(sound, x), x, 0) if _is_float(x) else x
 
     masks = [finite(x) for x in jax.tree.leaves(batch) if _is_float(x)]
     sound = functools.reduce(jnp.logical_and, masks, jnp.ones(num_tasks, bool))
 
     def guarded(forward: Forward, batch: Any) -> tuple[jax.Array, Metrics]:
         losses, metrics = loss(forward, batch)
-        return jnp.where(sound, losses, 0.0), metrics | {"unsound": 1.0 - sound}
+        return jnp.where(sound, losses, 0.0), metrics
 
-    return guarded, jax.tree.map(kept, batch)
+    return sound, guarded, jax.tree.map(kept, batch)
 
 
 def _is_float(x: jax.Array) -> bool:
@@ -189,8 +190,7 @@ def _objective(loss: Loss, samples: int, network: MultiTaskNetwork, chosen: Vari
     losses, metrics = loss(forward, batch)
     penalty, _ = network.penalty(variables, memory, scalars, samples)
     total = losses + penalty
-    unsound = metrics.get("unsound", jnp.zeros_like(total))
-    metrics = metrics | {"loss": jnp.where(unsound > 0, jnp.nan, total), "penalty": penalty}
+    metrics = metrics | {"loss": total, "penalty": penalty}
     return network.method.weigh(total, scalars).sum(), metrics
 
 

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from varshare_jax.types import lead
+
 _SMALLEST_DUAL = 1e-8  # η divides advantages
 
 
@@ -35,7 +37,7 @@ def top_half(advantage: jax.Array) -> jax.Array:
     """
     flat = advantage.reshape(advantage.shape[0], -1)
     smallest = _kth_largest(flat, max(1, flat.shape[1] // 2))
-    return advantage >= _lead(smallest, advantage)
+    return advantage >= lead(smallest, advantage)
 
 
 def vmpo_policy_loss(log_prob: jax.Array, advantage: jax.Array, selected: jax.Array,
@@ -45,7 +47,7 @@ def vmpo_policy_loss(log_prob: jax.Array, advantage: jax.Array, selected: jax.Ar
     −Σ ψ log π(a|s), where ψ = softmax(A / η) over the `selected` of the advantages A, their
     `top_half`. `temperature` η is [M]. ψ is a constant: only `log_prob` is differentiated.
     """
-    scaled = jnp.where(selected, advantage / _lead(temperature, advantage), -jnp.inf)
+    scaled = jnp.where(selected, advantage / lead(temperature, advantage), -jnp.inf)
     weights = jax.nn.softmax(scaled, axis=_samples(scaled))
     return -jnp.sum(jax.lax.stop_gradient(weights) * log_prob, axis=_samples(scaled))
 
@@ -57,7 +59,7 @@ def vmpo_temperature_loss(advantage: jax.Array, selected: jax.Array, temperature
     η ε + η log(1/|D| Σ exp(A / η)), the sum over D, the `selected`. It is convex in η [M]; at
     its minimum KL(ψ ‖ uniform over D) is ε.
     """
-    scaled = advantage / _lead(temperature, advantage)
+    scaled = advantage / lead(temperature, advantage)
     log_sum = jax.nn.logsumexp(scaled, axis=_samples(scaled), where=selected)
     log_mean = log_sum - jnp.log(selected.sum(_samples(selected)))
     return temperature * (epsilon + log_mean)
@@ -69,7 +71,7 @@ def kl_penalty(kl: jax.Array, multiplier: jax.Array, epsilon: jax.Array | float)
     α (ε − sg[KL]) + sg[α] KL, where sg stops the gradient: descending it moves the policy
     against α times the KL, and α [M] up where the KL is above ε.
     """
-    multiplier, hold = _lead(multiplier, kl), jax.lax.stop_gradient
+    multiplier, hold = lead(multiplier, kl), jax.lax.stop_gradient
     return multiplier * (epsilon - hold(kl)) + hold(multiplier) * kl
 
 
@@ -144,7 +146,3 @@ def _kth_largest(x: jax.Array, k: int) -> jax.Array:
 def _samples(x: jax.Array) -> tuple[int, ...]:
     """All axes but that of tasks."""
     return tuple(range(1, x.ndim))
-
-
-def _lead(vector: jax.Array, like: jax.Array) -> jax.Array:
-    return jnp.reshape(vector, (-1, *(1,) * (like.ndim - 1)))

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from varshare_jax.types import lead
+
 
 @struct.dataclass
 class ValueStats:
@@ -24,11 +26,11 @@ class ValueStats:
 
     def standardize(self, x: jax.Array) -> jax.Array:
         """[M, ...] in units of return -> standardised."""
-        return (x - _lead(self.mean, x)) / _lead(self.std, x)
+        return (x - lead(self.mean, x)) / lead(self.std, x)
 
     def restore(self, x: jax.Array) -> jax.Array:
         """Inverse of `standardize`."""
-        return x * _lead(self.std, x) + _lead(self.mean, x)
+        return x * lead(self.std, x) + lead(self.mean, x)
 
 
 def initial_value_stats(num_tasks: int) -> ValueStats:
@@ -43,7 +45,7 @@ def initial_layer(num_tasks: int) -> dict[str, jax.Array]:
 
 def apply_layer(layer: dict[str, jax.Array], output: jax.Array) -> jax.Array:
     """Critic outputs [M, ...] -> standardised values [M, ...]."""
-    return output * _lead(layer["scale"], output) + _lead(layer["shift"], output)
+    return output * lead(layer["scale"], output) + lead(layer["shift"], output)
 
 
 def follow(stats: ValueStats, layer: dict[str, jax.Array], targets: jax.Array,
@@ -55,7 +57,3 @@ def follow(stats: ValueStats, layer: dict[str, jax.Array], targets: jax.Array,
     new = ValueStats(moved(stats.mean, targets), moved(stats.square, jnp.square(targets)))
     return new, {"scale": layer["scale"] * stats.std / new.std,
                  "shift": (stats.std * layer["shift"] + stats.mean - new.mean) / new.std}
-
-
-def _lead(vector: jax.Array, like: jax.Array) -> jax.Array:
-    return vector.reshape(-1, *(1,) * (like.ndim - 1))

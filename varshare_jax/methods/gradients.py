@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from varshare_jax.networks.heads import LOG_STD
 from varshare_jax.settings import Section, field
-from varshare_jax.types import SHARED, Variables
+from varshare_jax.types import SHARED, Variables, lead
 
 Combiner = Callable[[jax.Array, jax.Array, dict[str, jax.Array]], jax.Array]
 """(Gram matrix [M, M], key, scalars) -> coefficients [M]; the mean gradient is 1/M."""
@@ -143,7 +143,7 @@ def combine(combiner: Combiner, grads: dict[str, Any], key: jax.Array,
     combined: dict[str, Any] = {}
 
     def kept(g: jax.Array) -> jax.Array:  # 0 · NaN would be NaN
-        return jnp.where(sound.reshape(-1, *(1,) * (g.ndim - 1)), g, 0.0)
+        return jnp.where(lead(sound, g), g, 0.0)
 
     for branches, c in zip(sides.values(), coefficients, strict=True):
         combined |= jax.tree.map(lambda g, c=c: jnp.tensordot(c, kept(g), 1), branches)
@@ -216,8 +216,7 @@ def clip_by_task_norm(grads: Variables, max_norm: jax.Array, num_tasks: int, *,
         shared_scale = task_scale.mean(where=task_sound)
 
     def scale_task(g):
-        scale, sound = (x.reshape(-1, *(1,) * (g.ndim - 1)) for x in (task_scale, task_sound))
-        return jnp.where(sound, g * scale, 0.0)
+        return jnp.where(lead(task_sound, g), g * lead(task_scale, g), 0.0)
 
     clipped = jax.tree.map(scale_task, own)
     if "shared" in grads:

@@ -7,7 +7,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -208,19 +208,28 @@ class Progress:
         """Says what is going on, and again every 5 s with the time it has taken."""
         if announce:
             self.say(f"{what} ...")
-        started, done = time.monotonic(), threading.Event()
-
-        def tick():
-            while not done.wait(_TICK_SECONDS):
-                self.say(f"{what} ... {time.monotonic() - started:.0f} s")
-
-        ticker = threading.Thread(target=tick, daemon=True)
-        ticker.start()
-        try:
+        started = time.monotonic()
+        with repeating(_TICK_SECONDS, lambda: self.say(
+                f"{what} ... {time.monotonic() - started:.0f} s")):
             yield
-        finally:
-            done.set()
-            ticker.join()
+
+
+@contextlib.contextmanager
+def repeating(seconds: float, call: Callable[[], None]) -> Iterator[None]:
+    """Context in which a thread of its own calls again and again, so many seconds apart."""
+    done = threading.Event()
+
+    def repeat():
+        while not done.wait(seconds):
+            call()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def warn(text: str) -> None:

@@ -17,7 +17,7 @@ from varshare_jax.learner import Learner
 from varshare_jax.playing import evaluation
 from varshare_jax.runs.monitoring import Progress
 from varshare_jax.settings import replace
-from varshare_jax.types import Player, TrainState
+from varshare_jax.types import Player, TrainState, lead
 
 
 class Round(NamedTuple):
@@ -180,10 +180,7 @@ def _train(learner: Learner, state: TrainState, counts: jax.Array) -> tuple[Trai
 
 def _play(problem: Problem, state: TrainState, keys: jax.Array) -> jax.Array:
     """Mean returns [S, M] of one evaluation."""
-    run = problem.config.run
-    return evaluation.evaluate_seeds(
-        problem, problem.player(state), keys, episodes=run.eval_episodes,
-        actions=run.eval_actions).total.mean(-1)
+    return evaluation.evaluate_training(problem, state, keys).total.mean(-1)
 
 
 def _put(state: TrainState, fresh: TrainState, place: jax.Array) -> TrainState:
@@ -191,7 +188,7 @@ def _put(state: TrainState, fresh: TrainState, place: jax.Array) -> TrainState:
     def written(old: jax.Array, new: jax.Array) -> jax.Array:
         member = jnp.arange(old.shape[0])
         here = member // new.shape[0] == place
-        return jnp.where(here.reshape(-1, *[1] * (old.ndim - 1)), new[member % new.shape[0]], old)
+        return jnp.where(lead(here, old), new[member % new.shape[0]], old)
 
     return jax.tree.map(written, state, fresh)
 

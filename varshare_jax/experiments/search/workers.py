@@ -8,12 +8,13 @@ import contextlib
 import fcntl
 import os
 import socket
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from varshare_jax.runs.monitoring import repeating
 
 _BEAT_SECONDS, _SILENT_SECONDS = 20.0, 300.0
 
@@ -36,23 +37,16 @@ class Worker:
     @contextlib.contextmanager
     def beating(self, write: Callable[[str, float], None]) -> Iterator[None]:
         """Writes the time under this worker's key, again and again, and 0 when it leaves."""
-        ended = threading.Event()
+        def beat(at: float):
+            with contextlib.suppress(Exception):  # a storage that is gone fails the main thread
+                write(_key(self.name), at)
+
         write(_key(self.name), time.time())
-
-        def beat():
-            while not ended.wait(_BEAT_SECONDS):
-                with contextlib.suppress(Exception):  # a storage that is gone fails the main thread
-                    write(_key(self.name), time.time())
-
-        thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
         try:
-            yield
+            with repeating(_BEAT_SECONDS, lambda: beat(time.time())):
+                yield
         finally:
-            ended.set()
-            thread.join()
-            with contextlib.suppress(Exception):
-                write(_key(self.name), 0.0)
+            beat(0.0)
 
     def alive(self, name: str, attributes: Mapping[str, Any]) -> bool:
         """Whether a worker is, by its lock, or by what it last wrote into a study."""
