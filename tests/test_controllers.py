@@ -18,7 +18,7 @@ from varshare_jax.types import Discrete
 from varshare_jax.variational.controllers import CONTROLLERS, Measured
 from varshare_jax.variational.diagnostics import diagnose
 from varshare_jax.variational.gaussian import Gaussian, is_gaussian, rho_of
-from varshare_jax.variational.medians import medians
+from varshare_jax.variational.medians import medians, stride
 
 OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 jit = functools.partial(jax.jit, compiler_options=OPTIONS)
@@ -251,32 +251,37 @@ def test_empirical_bayes_spring_and_start():
     np.testing.assert_allclose(metrics["hyperprior"], cost, rtol=1e-5)
 
 
-def test_medians_are_exact():
-    rng = np.random.default_rng(0)
-    x = {"odd": rng.lognormal(size=(3, 7)), "even": rng.lognormal(size=(2, 10)),
-         "ties": np.float32([[0, 0, 0, 1], [2, 2, 1, 1]]), "one": np.float32([[5.0]])}
-    x = {name: np.float32(value) for name, value in x.items()}
-    found = jit(medians)(x)
-    for name, value in x.items():
-        np.testing.assert_allclose(found[name], np.median(value, -1), rtol=1e-6)
+@pytest.mark.parametrize("shape", [(3, 1, 7), (2, 4, 10), (5, 1, 1)])
+def test_medians_are_those_of_sorting(shape):
+    x = np.random.default_rng(0).lognormal(size=shape).astype(np.float32)
+    lower = np.percentile(x.reshape(shape[0], -1), 50, axis=-1, method="lower")
+    np.testing.assert_allclose(jit(medians)(x)[:, 0], lower, rtol=1e-3)
 
 
-def test_medians_of_many_come_close():
-    x = np.abs(np.random.default_rng(0).normal(size=(4, 2**17))).astype(np.float32)
-    np.testing.assert_allclose(jit(medians)(x), np.median(x, -1), rtol=0.02)
+def test_medians_of_sections_with_ties():
+    x = np.float32([[0, 0, 0, 1, 5], [2, 2, 1, 1, 7]])
+    np.testing.assert_allclose(jit(lambda x: medians(x, (3, 1, 1)))(x), [0, 1, 5], rtol=1e-3)
+    np.testing.assert_allclose(jit(medians)(x[:, None, :]), [[0], [2]], rtol=1e-3)
+
+
+@pytest.mark.parametrize("size", [1, 2**17, 2**17 + 1, 2**20])
+def test_what_is_looked_at_of_many_is_bounded_and_odd(size):
+    step = stride(size)
+    assert step % 2 == 1
+    assert size / step <= 2**17
 
 
 def test_diagnosis_by_hand():
     """Noise-to-weight ratio over all tasks; the rest task by task."""
-    rho = rho_of(jnp.array([[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]]))
+    rho = rho_of(jnp.array([[1.0, 2.0, 4.0], [4.0, 6.0, 7.0]]))
     q = Gaussian(jnp.array([[-1.0, 2.0, -3.0], [0.0, 0.0, 9.0]]), rho)
     theta = jnp.array([-2.0, 1.0, 8.0])
     found = jit(diagnose)({"layer": {"kernel": q}}, {"layer": {"kernel": theta}})
-    np.testing.assert_allclose(found["sigma_median"], [2.0, 6.0], rtol=1e-5)
-    np.testing.assert_allclose(found["abs_mu_median"], [2.0, 0.0])
-    np.testing.assert_allclose(found["log_sigma"][0], np.log(6) / 3, rtol=1e-5)
+    np.testing.assert_allclose(found["sigma_median"], [2.0, 6.0], rtol=1e-3)
+    np.testing.assert_allclose(found["abs_mu_median"], [2.0, 0.0], rtol=1e-3)
+    np.testing.assert_allclose(found["log_sigma"][0], np.log(8) / 3, rtol=1e-5)
     for name in ("ratio", "ratio/layer"):
-        np.testing.assert_allclose(found[name], 4.0 / 2.0, rtol=1e-5)
+        np.testing.assert_allclose(found[name], 4.0 / 2.0, rtol=1e-3)
 
 
 @pytest.mark.parametrize("bad", [{"controller.every": 0}, {"controller.ema": 1.5},

@@ -142,9 +142,9 @@ def test_the_shares_of_a_step_are_those_of_what_moved(method):
 
 def test_the_share_of_a_step_by_hand():
     """Δθ along ΔW_m: of a step (3, 4) of which (3, 0) and (3, 8) are θ's, 9/25 and 41/25."""
-    start, step = {"w": jnp.ones((2, 2))}, jnp.array([3.0, 4.0])
-    theirs = {"w": start["w"] + jnp.array([[3.0, 0.0], [3.0, 8.0]])}
-    found = descent.shared_step(start, theirs, {"w": start["w"] + step})
+    start, step = jnp.ones((2, 2)), jnp.array([3.0, 4.0])
+    theirs = start + jnp.array([[3.0, 0.0], [3.0, 8.0]])
+    found = descent.shared_step(start, theirs, start + step)
     np.testing.assert_allclose(found["shared_step"], [9 / 25, 41 / 25], rtol=1e-6)
 
 

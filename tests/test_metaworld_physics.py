@@ -1,5 +1,6 @@
 """Who steps Meta-World's scenes: MuJoCo in C on a CPU, MJX anywhere; the original is the judge."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 from conftest import STOPS, TIMEOUT, assert_same_run, error_line
 
-from varshare_jax import config, suites
+from varshare_jax import config, experiments, suites
 from varshare_jax.errors import UserError
 from varshare_jax.playing import policies
+from varshare_jax.settings import to_dict
 from varshare_jax.suites.metaworld import host_call, tasks
 from varshare_jax.suites.metaworld.settings import MetaWorldConfig
 
@@ -175,6 +177,18 @@ def test_resuming_under_another_engine_is_refused_by_name(cli, runs, settings):
     assert error_line(cli(other, "--resume")) == (
         f"--run_dir={runs[0]}: holds a run with --metaworld.physics=mujoco, now mjx; name another "
         "folder or repeat its settings")
+
+
+def test_a_plan_knows_its_runs_again_whose_engine_is_the_machines(tmp_path):
+    (tmp_path / "small.toml").write_text(
+        "title = 'x'\nsuite = 'mt1:reach'\nmethod = 'varshare'\n[variants.a]")
+    plan = experiments.load(str(tmp_path / "small.toml"), tmp_path / "out")
+    folder = plan.runs[0].folder
+    folder.mkdir(parents=True)
+    found = to_dict(suites.settle(plan.runs[0].config))
+    assert found["metaworld"]["physics"] == "mujoco"
+    (folder / "config.json").write_text(json.dumps(found))
+    experiments.check(plan)
 
 
 def test_a_checkpoint_of_one_engine_plays_with_the_other(runs, monkeypatch):

@@ -408,7 +408,7 @@ tuner.search(experiments.load(sys.argv[1], Path(sys.argv[2]), search={"pruner": 
 
 
 def test_one_of_two_workers_is_killed(plan, tmp_path):
-    """SIGKILL amid its second round; the other one, held in its first till then, carries out all."""
+    """SIGKILL amid its second round; the other, held till then, carries out all."""
     loaded = plan()
     command = [sys.executable, "-c", WORKER, str(tmp_path / "small.toml"), str(loaded.out)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(

@@ -146,11 +146,13 @@ class Learner:
         each seed's own. Small problems run all seeds in step; large ones (on a CPU) a few at a
         time, which stay in its caches.
         """
-        at_once = self.seeds_at_once(state.update.shape[0])
+        seeds, run = state.update.shape[0], self._run_chunk
+        at_once = self.seeds_at_once(seeds)
+        if at_once == seeds:  # a loop of one step would be compiled as any other
+            return jax.vmap(run, (0 if jnp.ndim(count) else None, 0))(count, state)
         if jnp.ndim(count):
-            return jax.lax.map(lambda seed: self._run_chunk(*seed), (count, state),
-                               batch_size=at_once)
-        return jax.lax.map(functools.partial(self._run_chunk, count), state, batch_size=at_once)
+            return jax.lax.map(lambda seed: run(*seed), (count, state), batch_size=at_once)
+        return jax.lax.map(functools.partial(run, count), state, batch_size=at_once)
 
     def seeds_at_once(self, seeds: int) -> int:
         """How many of the `seeds` on one device are vmapped together.
@@ -171,7 +173,9 @@ class Learner:
         def body(i, carry):
             state, metrics = carry
             state, new = self.update(state)
-            return state, jax.tree.map(lambda buffer, m: buffer.at[i].set(m), metrics, new)
+            return state, jax.tree.map(
+                lambda buffer, m: jax.lax.dynamic_update_index_in_dim(buffer, m, i, 0),
+                metrics, new)
 
         return jax.lax.fori_loop(0, count, body, (state, metrics))
 

@@ -21,7 +21,7 @@ from varshare_jax.types import Agent, TrainState, Variables, lead
 from varshare_jax.variational import natural
 from varshare_jax.variational.controllers import Measured
 from varshare_jax.variational.gaussian import Scale, is_gaussian
-from varshare_jax.variational.medians import medians
+from varshare_jax.variational.medians import medians, stride
 from varshare_jax.variational.residuals import relative_size
 
 
@@ -217,10 +217,10 @@ def _descend(problem: Problem, variables: Variables, updates: Variables, scalars
         "task": rate * problem.scalar(scalars, "task_rate"), "prior": rates.prior}
 
     def moved(p: Any, u: Any, rate: jax.Array) -> Any:
-        if isinstance(u, Scale):
-            rate = rates.scale
-        elif is_gaussian(u):
-            u = u.replace(rho=u.rho * rates.rho)
+        if is_gaussian(u):
+            return jax.tree.map(lambda p, u, rate: p - rate * u, p, u,
+                                u.replace(mean=rate, rho=rate * rates.rho))
+        rate = rates.scale if isinstance(u, Scale) else rate
         return jax.tree.map(lambda p, u: p - rate * u, p, u)
 
     return {name: jax.tree.map(functools.partial(moved, rate=of_collection[name]), branch,
@@ -252,33 +252,32 @@ def finish(problem: Problem, state: TrainState, agent: Agent, metrics: Metrics, 
 def _movement(network: MultiTaskNetwork, before: Variables, after: Variables) -> Metrics:
     """What an update did to the composed mean weights W_m: `effective_step`, `shared_step`, [M]."""
     versions = before, before | {"shared": after["shared"]}, after
-    merged = jax.vmap(network.merge)(jax.tree.map(lambda *x: jnp.stack(x), *versions))
-    start, shared, end = (jax.tree.map(lambda x, i=i: x[i], merged) for i in range(3))
+    start, shared, end = jax.vmap(lambda variables: _rows(network.merge(variables)))(
+        jax.tree.map(lambda *x: jnp.stack(x), *versions))
     return effective_step(start, end) | shared_step(start, shared, end)
 
 
-def shared_step(before: Params, shared: Params, after: Params) -> Metrics:
-    """Share of an update's step ΔW_m that the shared parameters took, [M].
+def shared_step(before: jax.Array, shared: jax.Array, after: jax.Array) -> Metrics:
+    """Share of an update's step ΔW_m that the shared parameters took, [M, P] -> [M].
 
-    `shared` are the weights composed of the new shared and the old parameters of tasks, all leaves
-    [M, ...]. With ΔW_m = ΔW^θ + rest the share is ΔW^θ·ΔW_m / ‖ΔW_m‖², and with the rest's 1: more
-    than that where the rest went against the step.
+    `shared` are the weights composed of the new shared and the old parameters of tasks. With
+    ΔW_m = ΔW^θ + rest the share is ΔW^θ·ΔW_m / ‖ΔW_m‖², and with the rest's 1: more than that
+    where the rest went against the step.
     """
-    old = _rows(before)
-    step, part = _rows(after) - old, _rows(shared) - old
+    step, part = after - before, shared - before
     size = jnp.sum(jnp.square(step), 1)
     return {"shared_step": jnp.sum(part * step, 1) / jnp.maximum(size, 1e-30)}
 
 
-def effective_step(before: Params, after: Params) -> Metrics:
-    """median |ΔW_m| / median |W_m| of composed mean weights (leaves [M, ...]) over an update, [M].
+def effective_step(before: jax.Array, after: jax.Array) -> Metrics:
+    """median |ΔW_m| / median |W_m| of composed mean weights over an update, [M, P] -> [M].
 
     What methods must have in common before their learning curves tell them apart: Adam moves a
     weight that is a sum of two parameters by up to twice its learning rate.
     """
-    old, new = _rows(before), _rows(after)
-    middle = medians({"change": jnp.abs(new - old), "weight": jnp.abs(new)})
-    return {"effective_step": middle["change"] / jnp.maximum(middle["weight"], 1e-12)}
+    size = jnp.abs(jnp.stack([after - before, after]))[..., ::stride(after.size)]
+    change, weight = medians(size[:, :, None])[..., 0]
+    return {"effective_step": change / jnp.maximum(weight, 1e-12)}
 
 
 def _rows(tree: Params) -> jax.Array:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from varshare_jax import suites
 from varshare_jax.config import to_flags
 from varshare_jax.errors import UserError
 from varshare_jax.experiments import grid
@@ -64,7 +65,7 @@ def check(plan: Plan) -> None:
         except UserError as error:
             raise UserError(f"{plan.name}: variant {run.name}: {error}") from error
         if (run.folder / "config.json").exists():
-            check_same(run.folder, run.config)
+            check_same(run.folder, suites.settle(run.config))
 
 
 def conduct(plan: Plan, launch: Launch | None = None, *,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from varshare_jax.variational.gaussian import is_gaussian
-from varshare_jax.variational.medians import medians
+from varshare_jax.variational.medians import medians, stride
 from varshare_jax.variational.tree import layers
 
 _EPSILON = 1e-8
@@ -19,24 +19,27 @@ def diagnose(residuals: Any, shared: Any) -> dict[str, jax.Array]:
     they are medians over all tasks, as is the noise-to-weight ratio
     `ratio` = median σ / (median |θ| + ε).
     """
-    posteriors = layers(residuals, is_gaussian)
+    posteriors, weights = layers(residuals, is_gaussian), layers(shared)
     tasks = jax.tree.leaves(residuals)[0].shape[0]
-    sigma = {name: _joined([q.std for q in qs], tasks) for name, qs in posteriors.items()}
-    size = {name: _joined([jnp.abs(q.mean) for q in qs], tasks) for name, qs in posteriors.items()}
-    weight = {name: _joined([jnp.abs(p) for p in ps], 1) for name, ps in layers(shared).items()}
-    all_sigma, all_sizes = _joined(sigma.values(), tasks), _joined(size.values(), tasks)
-    middle = medians({
-        "sigma": all_sigma, "size": all_sizes, "all": all_sigma.reshape(-1),
-        "theta": _joined(weight.values(), 1)[0],
-        "layer": [jax.tree.map(jnp.ravel, kind) for kind in (sigma, size, weight)]})
-    ratios = {"ratio": middle["all"] / (middle["theta"] + _EPSILON)}
-    metrics = {"sigma_median": middle["sigma"], "abs_mu_median": middle["size"],
-               "log_sigma": jnp.log(all_sigma).mean(1)}
-    for name in posteriors:
-        scale, shift, theta = (kind[name] for kind in middle["layer"])
-        metrics |= {f"sigma_median/{name}": scale, f"abs_mu_median/{name}": shift}
-        ratios[f"ratio/{name}"] = scale / (theta + _EPSILON)
-    return {name: jnp.broadcast_to(m, (tasks,)) for name, m in (metrics | ratios).items()}
+    step = stride(sum(q.mean.size for qs in posteriors.values() for q in qs))
+    by_layer = [jnp.stack([_joined([q.std for q in qs], tasks),
+                           _joined([jnp.abs(q.mean) for q in qs], tasks),
+                           _joined([jnp.broadcast_to(jnp.abs(p), (tasks, *p.shape))
+                                    for p in weights[name]], tasks)])[..., ::step]
+                for name, qs in posteriors.items()]
+    every = jnp.concatenate(by_layer, -1)
+    sizes = [x.shape[-1] for x in by_layer]
+    pooled = medians(jnp.concatenate([every, every], -1), (*sizes, sum(sizes)))
+    sigma, size = medians(every[:2, :, None])[..., 0]
+    metrics = {"sigma_median": sigma, "abs_mu_median": size,
+               "log_sigma": jnp.log(every[0]).mean(1)}
+    for place, name in enumerate(posteriors):
+        metrics |= {f"sigma_median/{name}": pooled[0, place],
+                    f"abs_mu_median/{name}": pooled[1, place]}
+    ratios = pooled[0] / (pooled[2] + _EPSILON)
+    metrics |= {name: ratios[place] for place, name in enumerate(
+        [*(f"ratio/{layer}" for layer in posteriors), "ratio"])}
+    return {name: jnp.broadcast_to(m, (tasks,)) for name, m in metrics.items()}
 
 
 def _joined(arrays: Any, rows: int) -> jax.Array:
