@@ -31,8 +31,9 @@ test: install  ## the tests, two files at a time (less with a warm compile cache
 	@printf '%s\n' $(SLOW) $(filter-out $(SLOW),$(wildcard tests/test_*.py)) | \
 		xargs -n 1 -P 2 $(BIN)/python -m pytest -n 0
 
-fuzz: install  ## damaged files, odd flags, archives and plans, twenty times as many as in `test`
+fuzz: install  ## damaged files, odd flags, archives and plans, twenty times as many as in `test`; fifty kills
 	FUZZ=20 $(BIN)/python -m pytest -n 2 tests/test_fuzz.py
+	FUZZ=20 $(BIN)/python -m pytest -n 0 tests/test_reliability.py -k kills
 
 bench: install  ## throughput; peers through BENCH_FLAGS, see benchmarks/throughput.py
 	$(BIN)/python -m benchmarks.throughput --out=benchmarks/results/throughput.json $(BENCH_FLAGS)

@@ -180,6 +180,7 @@ class Run(NamedTuple):
     process: subprocess.CompletedProcess | None = None
 
 
+FUZZ = int(os.environ.get("FUZZ", "1"))  # how many times as much is left to chance
 UPDATES = 6
 SUITES = {"cartpole10": (4, 10), "cartpole": (2, 1), "gymnax:Pendulum-v1": (1, 1)}  # S, M
 ALGORITHM = {"hard_sharing": "vmpo", "paco": "dqn"}  # ppo for the others

@@ -6,7 +6,6 @@
 import contextlib
 import copy
 import json
-import os
 import random
 import shutil
 
@@ -14,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from conftest import FUZZ
 
 from varshare_jax import experiments
 from varshare_jax.cli import _app
@@ -28,7 +28,6 @@ from varshare_jax.report.table import to_text
 from varshare_jax.runs import files, folder
 from varshare_jax.variational import residuals
 
-FUZZ = int(os.environ.get("FUZZ", "1"))
 ODD = (None, {}, [], "x", "", -1, 0, 10**30, 1e308, True, [None], [[]], [["x"]], {"a": {}},
        "\x1b[31mred", "²", "../../escape", [[1.0, 2.0], [3.0]], float("nan"))
 

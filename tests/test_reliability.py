@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import (
+    FUZZ,
     PAIRS,
     SUITES,
     assert_same_run,
@@ -22,7 +23,7 @@ from conftest import (
     stop_of,
 )
 
-from varshare_jax import config, runner
+from varshare_jax import config, runner, suites
 from varshare_jax.devices import Layout
 from varshare_jax.learner import Learner
 from varshare_jax.runs import checkpoint, monitoring
@@ -175,16 +176,28 @@ def kill_at_random(cli, run_flags, folder: Path, moments: random.Random, startin
     return done.returncode == -9
 
 
+KILLED = {  # every algorithm on every kind of suite's state, replay and MuJoCo's included
+    "cartpole": {"method": "hard_sharing"},
+    "gymnax:Pendulum-v1": {"method": "varshare", "algorithm": "vmpo"},
+    "lunar_lander": {"method": "independent"},
+    "cartpole10": {"method": "varshare", "algorithm": "dqn"},
+    "mt1:reach": {"method": "l2_soft", "metaworld.horizon": 20},
+}
+KILLS = 3 if FUZZ == 1 else 10  # of each
+
+
+@pytest.mark.parametrize("suite", [*KILLED][:1 if FUZZ == 1 else None])
 def test_kills_at_random_moments_lose_no_more_than_the_work_since_the_last_checkpoint(
-        cli, tiny, tmp_path):
-    updates = 40
-    settings = tiny(suite="cartpole", method="hard_sharing", total_steps=updates * 16,
-                    run_dir=str(tmp_path / "killed"), **{"run.checkpoint_every": 1})
+        cli, tiny, tmp_path, suite):
+    tasks = suites.make(suite).num_tasks
+    settings = tiny(suite=suite, total_steps=13 * KILLS * tasks * 16,
+                    run_dir=str(tmp_path / "killed"), **KILLED[suite],
+                    **{"run.checkpoint_every": 1})
     straight = config.replace(settings, {"run_dir": str(tmp_path / "straight")})
-    like = jax.eval_shape(Learner.make(settings).init_seeds)
+    like = jax.eval_shape(Learner.make(suites.settle(settings)).init_seeds)
     folder, moments, kills, safe = tmp_path / "killed", random.Random(20), 0, 0
-    for starting in (False, True, False):
-        kills += kill_at_random(cli, [settings], folder, moments, starting)
+    for kill in range(KILLS):
+        kills += kill_at_random(cli, [settings], folder, moments, kill % 3 == 1)
         complaints = []
         found = checkpoint.restore_newest(folder / "checkpoints", like, complaints.append)
         assert found
@@ -194,7 +207,7 @@ def test_kills_at_random_moments_lose_no_more_than_the_work_since_the_last_check
         logged = [row["update"] for row in read_rows(folder / "train.jsonl")]
         assert logged == list(range(1, len(logged) + 1))
         assert safe <= len(logged) <= safe + 1
-    assert kills >= 2
+    assert kills >= KILLS - 1
     process = cli.start(settings, "--resume")
     with quick_compile():
         runner.train(straight, quiet=True)

@@ -21,6 +21,7 @@ from varshare_jax.errors import UserError
 from varshare_jax.experiments.choice import to_toml
 from varshare_jax.experiments.space import Dimension
 from varshare_jax.runs.monitoring import Progress
+from varshare_jax.runs.signals import Stopped
 
 optuna = pytest.importorskip("optuna")
 
@@ -295,7 +296,8 @@ def test_a_signal_ends_a_search_and_the_next_call_goes_on(fake, plan, monkeypatc
     """SIGTERM in the fifth round, the second of the second pair of trials; two are lost."""
     loaded = plan(search={"pruner": "none"})
     monkeypatch.setattr(FakePool, "terminated_at", 5)
-    assert tuner.search(loaded, quiet=True) is None
+    with pytest.raises(Stopped):
+        tuner.search(loaded, quiet=True)
     assert fake.rounds == 5
     assert not (loaded.out / "tuned.toml").exists()
     written = tuner.search(loaded, quiet=True)

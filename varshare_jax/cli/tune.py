@@ -5,7 +5,7 @@
     varshare-tune plan.toml --only=varshare --storage=postgresql://user@host/studies
 
 The plan names ranges and choices (docs/experiments.md); several workers may share a storage. A
-stopped or killed search goes on with the same command.
+stopped or killed search goes on with the same command. Exit status 75: a signal has stopped it.
 """
 
 import importlib.util
@@ -20,6 +20,7 @@ from varshare_jax.devices import use_cpu_cores
 def _main(argv: list[str]) -> int:
     from varshare_jax import experiments
     from varshare_jax.runs import provenance
+    from varshare_jax.runs.signals import STOPPED, Stopped
 
     given = flags.FLAGS
     if len(argv) != 2:
@@ -48,7 +49,11 @@ def _main(argv: list[str]) -> int:
     from varshare_jax.experiments.search.tuner import search
 
     provenance.use_compile_cache(config.run.compile_cache)
-    written = search(plan, given.storage, only=given.only)
+    try:
+        written = search(plan, given.storage, only=given.only)
+    except Stopped:
+        print("stopped by a signal; the same command goes on from here")
+        return STOPPED
     if written is None:
         print("not every run has all of its trials yet; the same command goes on from here")
         return 0

@@ -23,7 +23,7 @@ from varshare_jax.experiments.plan import Plan, PlannedRun
 from varshare_jax.learner import make_problem
 from varshare_jax.report import write_report
 from varshare_jax.runs.folder import check_same
-from varshare_jax.runs.signals import STOPPED
+from varshare_jax.runs.signals import STOPPED, Stopped
 
 _LEFT = re.compile(r"(\d+):(\d\d) left\s*$")
 
@@ -39,10 +39,6 @@ class Command:
 
     def __str__(self) -> str:
         return " ".join((f"varshare-{self.module.rpartition('.')[2]}", *self.arguments))
-
-
-class Stopped(Exception):
-    """A signal asked for the end of the experiment."""
 
 
 Launch = Callable[[Command, Callable[[str], None]], int]

@@ -15,6 +15,10 @@ from typing import Any
 STOPPED = 75
 """Exit status of a run or plan that was stopped and goes on with the same command: EX_TEMPFAIL of
 sysexits.h, which job queues take for "again, later"."""
+class Stopped(Exception):
+    """A signal has ended a plan or a search; what it names is unfinished."""
+
+
 _ASKED = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -17,7 +17,7 @@ from varshare_jax.experiments.search.proposals import open_storage, reaching
 from varshare_jax.experiments.search.study import Claim, Study
 from varshare_jax.experiments.search.workers import Worker
 from varshare_jax.runs.monitoring import Progress
-from varshare_jax.runs.signals import Stop
+from varshare_jax.runs.signals import Stop, Stopped
 from varshare_jax.settings import replace
 
 _POLL_SECONDS = 5.0
@@ -28,9 +28,9 @@ def search(plan: Plan, storage: str = "", *, only: Sequence[str] = (),
     """Carries out a plan's trials, with whoever else works on the same storage, and writes them.
 
     `storage` is a database's URL or the path of a journal; "" is a SQLite file in the plan's
-    folder. `only` names the runs whose trials this worker takes. Returns None if a signal has
-    stopped it, or if runs that it does not take are not complete. Raises UserError for a storage
-    that cannot be reached or that holds other studies of these names.
+    folder. `only` names the runs whose trials this worker takes. Returns None if
+    runs that it does not take are not complete. Raises Stopped after a signal, and UserError for a
+    storage that cannot be reached or that holds other studies of these names.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     plan.out.mkdir(parents=True, exist_ok=True)
@@ -43,6 +43,8 @@ def search(plan: Plan, storage: str = "", *, only: Sequence[str] = (),
         with Stop(progress.say).listening() as stop:
             _work(mine, stop, progress)
         if not all(study.complete for study in studies):
+            if stop.asked:
+                raise Stopped(plan.name)
             return None
         return results.write(plan, studies)
 
