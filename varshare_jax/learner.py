@@ -20,6 +20,7 @@ from varshare_jax.errors import UserError
 from varshare_jax.methods import capacity
 from varshare_jax.methods.base import Metrics
 from varshare_jax.methods.lifting import MultiTaskNetwork
+from varshare_jax.settings import flag_value, leaves
 from varshare_jax.suites.base import Suite
 from varshare_jax.types import TrainState
 
@@ -49,7 +50,8 @@ def make_problem(config: Config) -> Problem:
 def check_memory(parts: Mapping[str, float], seeds: int) -> None:
     """Raises UserError before the compilation of what could not run after it.
 
-    `parts`: bytes of one seed, about, by the flag that they grow with; the largest is named.
+    `parts`: bytes of one seed, about, by the flag and value that they grow with; the largest is
+    named.
     """
     device = jax.devices()[0]
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -74,15 +76,19 @@ def _memory(problem: Problem) -> dict[str, float]:
         jax.eval_shape(problem.network.init, jax.random.key(0))))
     steps = getattr(settings, "epochs", 1) * getattr(settings, "minibatches", 1)
     chunk = min(config.run.log_every, problem.num_updates)
-    return {f"{name}.num_envs": tasks * envs * (one_env + settings.rollout_length * step),
-            f"{name}.replay_size": problem.algorithm.bytes(config, suite),
-            "network.hidden": 4 * weights,  # gradients and Adam's two moments beside them
-            f"{config.method}.draws": problem.network.method.draws.count * weights,
-            "run.eval_episodes": tasks * config.run.eval_episodes * one_env,
-            "run.log_every": chunk * tasks * _FLOAT * _METRICS,
-            f"{name}.epochs": steps * tasks * _FLOAT * _METRICS,
-            f"{name}.gradient_steps": getattr(settings, "gradient_steps", 0) * tasks * _FLOAT
-            * _METRICS}
+    parts = {
+        f"{name}.num_envs": tasks * envs * (one_env + settings.rollout_length * step),
+        f"{name}.replay_size": problem.algorithm.bytes(config, suite),
+        "network.hidden": 4 * weights,  # gradients and Adam's two moments beside them
+        f"{config.method}.draws": problem.network.method.draws.count * weights,
+        "run.eval_episodes": tasks * config.run.eval_episodes * one_env,
+        "run.log_every": chunk * tasks * _FLOAT * _METRICS,
+        f"{name}.epochs": steps * tasks * _FLOAT * _METRICS,
+        f"{name}.gradient_steps": getattr(settings, "gradient_steps", 0) * tasks * _FLOAT
+        * _METRICS}
+    known = {leaf.name: flag_value(leaf.value) for leaf in leaves(config)}
+    known[f"{name}.num_envs"] += f" × rollout_length={settings.rollout_length}"
+    return {f"{flag}={known[flag]}": size for flag, size in parts.items() if flag in known}
 
 
 def make_network(config: Config, suite: Suite) -> MultiTaskNetwork:

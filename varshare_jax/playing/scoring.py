@@ -78,8 +78,8 @@ def check_evaluation(policy: policies.Policy, episodes: int, weights: str = "mea
     suite = policy.problem.suite
     own = sum(leaf.nbytes for leaf in jax.tree.leaves(policy.player.variables["task"]))
     drawn = own / policy.num_seeds * episodes * samples if weights == "sample" else 0
-    check_memory({"episodes": suite.num_tasks * episodes * suite.bytes_per_env(),
-                  "samples": drawn}, policy.num_seeds)
+    played = suite.num_tasks * episodes * suite.bytes_per_env()
+    check_memory({f"episodes={episodes}": played, f"samples={samples}": drawn}, policy.num_seeds)
 
 
 def _play_elsewhere(evaluate_elsewhere: engines.Evaluate, engine: str, policy: policies.Policy,
