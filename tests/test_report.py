@@ -1,11 +1,14 @@
 import base64
 import csv
+import itertools
 import json
 import re
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from varshare_jax.errors import UserError
 from varshare_jax.report import (
@@ -15,9 +18,9 @@ from varshare_jax.report import (
     statistics,
     write_report,
 )
-from varshare_jax.report.drawing import style_of
+from varshare_jax.report.drawing import style_of, to_svg
 from varshare_jax.report.estimates import comparisons
-from varshare_jax.report.runs import load_run, load_runs
+from varshare_jax.report.runs import Posterior, load_run, load_runs
 from varshare_jax.report.sections import group
 
 TASKS = ("alpha", "beta", "gamma")
@@ -434,6 +437,43 @@ def test_map_of_tasks_has_distances_of_the_residuals_and_their_origin(make_run):
     np.testing.assert_allclose(np.linalg.norm(tasks - origin, axis=1), 1.0, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(tasks[0] - tasks[2]), 2.0, atol=1e-6)
     assert "100%" in axes.get_xlabel()
+
+
+def test_names_on_a_map_of_tasks_do_not_overlap(make_run):
+    """Two dense clusters of long names, and the origin far away from both."""
+    rng = np.random.default_rng(6)
+    points = 0.05 * rng.normal(size=(20, 2)) + np.where(np.arange(20)[:, None] % 2, [1, 3], [2, 3])
+    names = [f"a_rather_long_name_{m}" for m in range(20)]
+    posterior = Posterior((points @ points.T)[None], True, {})
+    (_, figure), = specialization_figures.task_maps(posterior, names, {})
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.texts] == names
+    boxes = [Text.get_window_extent(text) for text in axes.texts]
+    marks = axes.transData.transform(axes.collections[0].get_offsets())
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert not any(box.contains(*mark) for box in boxes for mark in marks)
+    assert all(axes.bbox.contains(*corner) for box in boxes for corner in box.corners())
+
+
+def test_labels_without_room_are_left_out_and_counted():
+    names = [f"{m}_{'name' * 40}" for m in range(3)]
+    posterior = Posterior(np.eye(3)[None], False, {})
+    (_, figure), = specialization_figures.task_maps(posterior, names, {})
+    assert not figure.axes[0].texts
+    assert "3 of 3 labels have no room" in figure.axes[0].get_title()
+
+
+def test_figures_are_whole_svg_with_their_text_as_it_is():
+    label = "3.14159265 id=\"x\" <b> & 名"
+    values = np.array([[0.123456789, 1.0]])
+    svg = to_svg(specialization_figures.layer_map(label, values, ("a",), ("b", "c"), 1.0))
+    tree = ElementTree.fromstring(svg)
+    assert label in [node.text for node in tree.iter() if node.tag.endswith("}text")]
+    known = {node.get("id") for node in tree.iter()} - {None}
+    referred = set(re.findall(r"(?:url\(|href=\")#([^)\"]+)", svg.decode()))
+    assert referred
+    assert known == referred | {node.get("id") for node in tree.iter()
+                                if node.tag.endswith("}image")} - {None}
 
 
 def test_damaged_posterior_is_named(make_run):
