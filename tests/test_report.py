@@ -1,11 +1,14 @@
 import base64
 import csv
+import itertools
 import json
 import re
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from varshare_jax.errors import UserError
 from varshare_jax.report import (
@@ -15,13 +18,14 @@ from varshare_jax.report import (
     statistics,
     write_report,
 )
-from varshare_jax.report.drawing import style_of
+from varshare_jax.report.drawing import style_of, to_svg
 from varshare_jax.report.estimates import comparisons
-from varshare_jax.report.runs import load_run, load_runs
+from varshare_jax.report.runs import Posterior, load_run, load_runs
 from varshare_jax.report.sections import group
 
 TASKS = ("alpha", "beta", "gamma")
 SCORES = np.array([[1.0, 20.0, 3.0], [3.0, 40.0, 4.0], [5.0, 60.0, 8.0]])
+MANY = np.concatenate([SCORES, SCORES[:1], SCORES[2:]])  # of five seeds
 
 
 def nulls(values):
@@ -77,11 +81,18 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.tags, self.tables, self.heading, self._cell = [], {}, "", None
+        self.banners, self.folded, self._open = [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
         self.tags.append((tag, attributes))
+        if tag in ("aside", "details"):
+            self._open.append(tag)
+        if tag == "aside":
+            self.banners.append("")
+        if tag == "table" and "details" in self._open:
+            self.folded.append(self.heading)
         if tag in ("h2", "h3", "h4"):
             self.heading = ""
         if tag == "table":
@@ -92,12 +103,16 @@ class Page(HTMLParser):
             self._cell = ["", attributes]
 
     def handle_data(self, data):
+        if "aside" in self._open:
+            self.banners[-1] += data
         if self._cell is not None:
             self._cell[0] += data
         elif self.tags and self.tags[-1][0] in ("h2", "h3", "h4"):
             self.heading += data
 
     def handle_endtag(self, tag):
+        if tag in self._open:
+            self._open.remove(tag)
         if tag in ("td", "th"):
             self.tables[self.heading][-1].append(tuple(self._cell))
             self._cell = None
@@ -174,21 +189,75 @@ def test_text_table_is_aligned(make_run, report):
 
 
 def test_per_task_table_has_sample_deviation_and_marks_the_best_and_its_ties(make_run, report):
-    other = SCORES * [1.0, 2.0, 0.5]
-    _, page = report(make_run("a", method="a"), make_run("b", method="b", scores=other))
+    other = MANY * [1.0, 2.0, 0.5]
+    _, page = report(make_run("a", method="a", scores=MANY),
+                     make_run("b", method="b", scores=other))
     rows = page.tables["Final return of each task"]
     texts = [[text for text, _ in row] for row in rows]
-    spread = np.std([10.0, 20.0, 30.0], ddof=1) * 2
-    assert texts[1:3] == [["alpha", "3.0 ± 2.0", "3.0 ± 2.0"],
-                          ["beta", f"40.0 ± {spread:.1f}", f"80.0 ± {2 * spread:.1f}"]]
+    alpha, beta = MANY[:, :2].std(axis=0, ddof=1)
+    assert texts[1:3] == [["alpha", f"3.0 ± {alpha:.1f}", f"3.0 ± {alpha:.1f}"],
+                          ["beta", f"40.0 ± {beta:.1f}", f"80.0 ± {2 * beta:.1f}"]]
     strong = [[attributes.get("class") == "strong" for _, attributes in row[1:]]
               for row in rows[1:]]
     assert strong == [[True, True], [False, True], [True, False]]
 
 
 def test_headline_marks_the_best_of_several(make_run, report):
-    _, page = report(make_run("a", method="a"), make_run("b", method="b", scores=SCORES + 1))
+    runs = (make_run("a", method="a", scores=MANY),
+            make_run("b", method="b", scores=MANY + 1))
+    _, page = report(*runs)
     assert [row[1][1].get("class") for row in page.tables["Results"][1:]] == [None, "strong"]
+
+
+def test_nothing_is_bold_where_a_run_has_fewer_than_five_seeds(make_run, report):
+    other = MANY[:4] + 100
+    written, page = report(make_run("a", method="a", scores=MANY),
+                           make_run("b", method="b", scores=other))
+    assert {"Results", "Final return of each task", "a against each other method"} <= set(
+        page.tables)
+    assert "strong" not in {attributes.get("class") for _, attributes in page.tags}
+    assert "is bold." not in written.page.read_text()
+    told, = page.banners
+    assert "Fewer than 5 seeds: b (4)." in told
+
+
+def test_banner_tells_of_unlike_budgets_and_steps(make_run, report):
+    """Up to 10 % and a factor of 1.5 they are alike."""
+    def run(name, env_steps, step):
+        return make_run(name, method=name, scores=MANY, env_steps=env_steps,
+                        metrics={"effective_step": np.full(MANY.shape, step)})
+
+    first, alike = run("a", 1000, 0.01), run("b", 1090, 0.0149)
+    assert report(first, alike)[1].banners == []
+    told, = report(first, alike, run("c", 1110, 0.01))[1].banners
+    assert "1,000 env steps of a and 1,110 of c" in told
+    assert "Effective steps" not in told
+    told, = report(first, alike, run("d", 1000, 0.016))[1].banners
+    assert "from 1.50% of a to 2.40% of d" in told
+    assert "Budgets" not in told
+
+
+def test_contents_link_to_every_heading_of_the_page(make_run, report):
+    runs = [make_run("a", suite="One, two"), make_run("b", suite="one two", metrics={
+        "kl/actor_0": SCORES, "relative_mu/actor_0": SCORES}, similarity=[np.eye(3).tolist()] * 3,
+        posterior=POSTERIOR)]
+    page = report(*runs)[1]
+    anchors = {tag: [attributes.get("id") for name, attributes in page.tags if name == tag]
+               for tag in ("h1", "h2", "h3")}
+    every = [anchor for found in anchors.values() for anchor in found]
+    assert None not in every
+    assert len(set(every)) == len(every)
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    assert set(links) == {f"#{anchor}" for anchor in anchors["h2"] + anchors["h3"]}
+    assert len(links) == len(set(links))
+    assert anchors["h2"] == ["one-two", "one-two.2", "versions-and-devices"]
+    # What a heading's text depends on does not move its anchor.
+    assert {"one-two.results", "one-two.2.tasks", "one-two.2.specialization-kl"} <= set(every)
+
+
+def test_tables_of_layers_are_folded(make_run, report):
+    page = report(make_run(metrics={"kl/actor_0": SCORES}))[1]
+    assert page.folded == ["varshare"]
 
 
 def test_diverged_scores_count_as_the_worst_of_their_task(make_run, report):
@@ -232,6 +301,27 @@ def test_csv_has_a_row_per_seed_and_task(make_run, report):
                        "task": "gamma", "return": "4.0", "success": "1.0"}
     assert rows[9]["success"] == ""
     assert [row[-1] for row in page.texts("Results")] == ["Success rate", "50.0%", "–"]
+
+
+def test_curves_are_the_numbers_that_were_logged(make_run, report):
+    rng = np.random.default_rng(4)
+    scores, success = rng.normal(size=(3, 3)), rng.uniform(size=(3, 3))
+    scores[2, 0] = np.nan
+    runs = (make_run("a", scores=scores, success=success.tolist(), tasks=("=1", "b", "c")),
+            make_run("b", method="other", tasks=("=1", "b", "c")))
+    written, _ = report(*runs)
+    with written.curves.open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["suite", "method", "run", "seed", "task", "env_steps",
+                             "wall_seconds", "metric", "value"]
+    found = {(row["run"], int(row["seed"]), row["task"], int(row["env_steps"]),
+              float(row["wall_seconds"]), row["metric"]): float(row["value"]) for row in rows}
+    assert len(found) == len(rows) == 2 * 9 * (2 + 1)  # of b there is no success
+    for s, m in np.ndindex(3, 3):
+        where = ("a", 7 + s, ("'=1", "b", "c")[m], 2000, 5.0)
+        np.testing.assert_array_equal(found[(*where, "return")], scores[s, m])
+        assert found[(*where, "success")] == success[s, m]
+        assert found["b", *where[1:3], 1000, 2.5, "return"] == -1
 
 
 def test_unfinished_run_takes_its_latest_evaluation_and_ignores_the_cut_off_line(
@@ -349,6 +439,43 @@ def test_map_of_tasks_has_distances_of_the_residuals_and_their_origin(make_run):
     assert "100%" in axes.get_xlabel()
 
 
+def test_names_on_a_map_of_tasks_do_not_overlap(make_run):
+    """Two dense clusters of long names, and the origin far away from both."""
+    rng = np.random.default_rng(6)
+    points = 0.05 * rng.normal(size=(20, 2)) + np.where(np.arange(20)[:, None] % 2, [1, 3], [2, 3])
+    names = [f"a_rather_long_name_{m}" for m in range(20)]
+    posterior = Posterior((points @ points.T)[None], True, {})
+    (_, figure), = specialization_figures.task_maps(posterior, names, {})
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.texts] == names
+    boxes = [Text.get_window_extent(text) for text in axes.texts]
+    marks = axes.transData.transform(axes.collections[0].get_offsets())
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert not any(box.contains(*mark) for box in boxes for mark in marks)
+    assert all(axes.bbox.contains(*corner) for box in boxes for corner in box.corners())
+
+
+def test_labels_without_room_are_left_out_and_counted():
+    names = [f"{m}_{'name' * 40}" for m in range(3)]
+    posterior = Posterior(np.eye(3)[None], False, {})
+    (_, figure), = specialization_figures.task_maps(posterior, names, {})
+    assert not figure.axes[0].texts
+    assert "3 of 3 labels have no room" in figure.axes[0].get_title()
+
+
+def test_figures_are_whole_svg_with_their_text_as_it_is():
+    label = "3.14159265 id=\"x\" <b> & 名"
+    values = np.array([[0.123456789, 1.0]])
+    svg = to_svg(specialization_figures.layer_map(label, values, ("a",), ("b", "c"), 1.0))
+    tree = ElementTree.fromstring(svg)
+    assert label in [node.text for node in tree.iter() if node.tag.endswith("}text")]
+    known = {node.get("id") for node in tree.iter()} - {None}
+    referred = set(re.findall(r"(?:url\(|href=\")#([^)\"]+)", svg.decode()))
+    assert referred
+    assert known == referred | {node.get("id") for node in tree.iter()
+                                if node.tag.endswith("}image")} - {None}
+
+
 def test_damaged_posterior_is_named(make_run):
     for number, content in enumerate(({}, [], {"gram": [[1.0], 2.0]}, POSTERIOR | {"sigma": 1})):
         with pytest.raises(UserError, match=r"posterior\.json"):
@@ -406,7 +533,7 @@ def test_page_is_self_contained_and_reproducible(make_run, report):
     assert str(runs[0].parent) not in text
     assert report(*runs)[0].page.read_text() == text
     assert sorted(path.name for path in written.page.parent.iterdir()) == [
-        "report.csv", "report.html"]
+        "report.csv", "report.html", "report_curves.csv"]
 
 
 def test_learning_curve_plots_the_iqm_and_its_interval(make_run):
@@ -444,8 +571,8 @@ def test_each_suite_has_its_section_and_may_differ_in_tasks(make_run, report, tm
     written, page = report(make_run("a", suite="one"),
                            make_run("b", suite="two", scores=[[1.0]], tasks=("x",)),
                            figure_png=picture)
-    assert [attributes["id"] for tag, attributes in page.tags if tag == "h2"
-            and "id" in attributes] == ["suite-0", "suite-1"]
+    assert [attributes["id"] for tag, attributes in page.tags if tag == "h2"] == [
+        "one", "two", "versions-and-devices"]
     assert written.text_table.startswith("one\n")
     assert "\ntwo\n" in written.text_table
     assert written.figure == picture
@@ -560,15 +687,15 @@ def test_success_is_the_measure_where_every_evaluation_has_it(make_run, report):
 
 
 def test_each_other_run_is_compared_with_varshare(make_run, report):
-    better = make_run("z", method="varshare", scores=SCORES + np.array([0.5, 2.0, 0.0]))
-    _, page = report(make_run("a", method="a"), better)
+    better = make_run("z", method="varshare", scores=MANY + np.array([0.5, 2.0, 0.0]))
+    _, page = report(make_run("a", method="a", scores=MANY), better)
     heading = "varshare against each other method"
     difference = 2.5 / 3  # the same for every seed, so the interval is a point
     row = page.texts(heading)[1]
-    # Of nine pairs in each task 6, 6 and 3 + 3/2 are won: half a tie is half a win.
+    # Of 25 pairs in each task 17, 17 and 8 + 9/2 are won: half a tie is half a win.
     assert row[0] == "a"
-    assert row[1].startswith(f"{(6 + 6 + 4.5) / 27:.2f} [")
-    assert row[2:] == [f"{difference:.2f} [{difference:.2f}, {difference:.2f}]", "3 of 3"]
+    assert row[1].startswith(f"{(17 + 17 + 12.5) / 75:.2f} [")
+    assert row[2:] == [f"{difference:.2f} [{difference:.2f}, {difference:.2f}]", "5 of 5"]
     assert [attributes.get("class") for _, attributes in page.tables[heading][1][1:]] == [
         None, "strong", None]
 

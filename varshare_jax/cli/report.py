@@ -8,7 +8,8 @@ from varshare_jax.cli import _app
 from varshare_jax.errors import printable
 from varshare_jax.report import write_report
 
-_OUT = flags.DEFINE_string("out", "report.html", "page to write; report.csv goes beside it")
+_OUT = flags.DEFINE_string("out", "report.html",
+                          "page to write; report.csv and report_curves.csv go beside it")
 _FIGURE_PNG = flags.DEFINE_string("figure_png", None, "also write the learning curves as PNG")
 _FOCUS = flags.DEFINE_string(
     "focus", None, "run that the others are compared with; default: the first of varshare")
@@ -19,7 +20,7 @@ def _run(argv: list[str]) -> None:
     report = write_report([Path(name) for name in argv[1:]], Path(_OUT.value), figure_png=figure,
                           focus=_FOCUS.value)
     print(printable(report.text_table))
-    for path in (report.page, report.csv, report.figure):
+    for path in (report.page, report.csv, report.curves, report.figure):
         if path:
             print(path)
 

@@ -18,17 +18,22 @@ from varshare_jax.report.table import (
 
 
 def against_each(section: Section, compared: tuple[Comparison, ...]) -> Table:
-    """One row per other run; strong where the interval excludes that the two are equal."""
+    """One row per other run; strong where the interval excludes that the two are equal.
+
+    Nothing is strong where the section has too few seeds to mark the best.
+    """
     digits = decimals(section)
     rows = []
     for comparison in compared:
         probability, difference = comparison.probability, comparison.difference
-        cells = [Cell(with_interval(probability, 2), _excludes(probability.interval, 0.5))]
+        cells = [Cell(with_interval(probability, 2),
+                      section.marks_best and _excludes(probability.interval, 0.5))]
         if difference is None:
             cells += [Cell("no seed in common"), Cell(ABSENT)]
         else:
             ahead = int((comparison.by_seed > 0).sum())
-            cells += [Cell(with_interval(difference, digits), _excludes(difference.interval, 0.0)),
+            cells += [Cell(with_interval(difference, digits),
+                           section.marks_best and _excludes(difference.interval, 0.0)),
                       Cell(f"{ahead} of {len(comparison.by_seed)}")]
         rows.append((Cell(comparison.other.label + comparison.other.marks), *cells))
     interval = f"[95{NBSP}%{NBSP}CI]"

@@ -2,8 +2,10 @@
 
 import base64
 import html
+import re
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from varshare_jax.report.table import Cell, Table
 
@@ -17,9 +19,9 @@ _PAGE = string.Template("""<!DOCTYPE html>
 </head>
 <body>
 <header>
-<h1>$title</h1>
+$heading
 <p>$subtitle</p>
-$navigation
+$contents
 </header>
 <main>
 $content
@@ -41,7 +43,16 @@ h3 { margin: 32px 0 6px; font-size: 1.08rem; }
 h4 { margin: 18px 0 6px; font-size: 1rem; font-weight: 600; overflow-wrap: anywhere; }
 p { margin: 4px 0 12px; max-width: 100ch; overflow-wrap: anywhere; }
 header p, p.about, ul.notes { color: var(--muted); font-size: .9rem; }
-nav a { color: var(--accent); margin-right: 18px; }
+nav { font-size: .9rem; columns: 3 260px; column-gap: 26px; }
+nav ul { margin: 0; padding: 0 0 0 16px; list-style: none; }
+nav > ul { padding: 0; }
+nav a { color: var(--accent); text-decoration: none; overflow-wrap: anywhere; }
+nav a:hover { text-decoration: underline; }
+aside { margin: 14px 0; padding: 10px 16px; border-left: 5px solid #d55e00;
+  background: #fdf3ec; max-width: 100ch; overflow-wrap: anywhere; }
+aside ul { margin: 0; padding: 0 0 0 18px; }
+details { margin: 4px 0 12px; }
+summary { color: var(--accent); cursor: pointer; font-size: .9rem; }
 ul.notes { margin: 8px 0 0; padding: 0; list-style: none; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; max-width: 100%; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
@@ -70,8 +81,8 @@ img.key { display: inline-block; width: 48px; height: 13px; margin-right: 7px;
 .figures { display: grid; gap: 10px 26px; align-items: start; grid-template-columns:
   repeat(auto-fill, minmax(min(100%, 540px), 1fr)); }
 .maps { display: grid; gap: 10px 22px; align-items: start; grid-template-columns:
-  repeat(auto-fill, minmax(min(100%, 390px), 1fr)); }
-.maps img { width: 100%; max-width: 460px; }
+  repeat(auto-fill, minmax(min(100%, 500px), 1fr)); }
+.maps img { width: 100%; max-width: 600px; }
 .series { display: grid; gap: 10px 14px; align-items: start; margin: 10px 0 0;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 225px), 1fr)); }
 .series img { width: 100%; max-width: 330px; }
@@ -86,8 +97,9 @@ img.key { display: inline-block; width: 48px; height: 13px; margin-right: 7px;
   body { max-width: none; padding: 0; font-size: 13px; }
   .scroll { overflow: visible; }
   th, td { padding: 3px 6px; }
-  h2, h3, h4 { break-after: avoid; }
-  img, tr { break-inside: avoid; }
+  h2, h3, h4, summary, p.about, .legend { break-after: avoid; }
+  img, tr, aside, nav li { break-inside: avoid; }
+  details::details-content { content-visibility: visible; height: auto; }
 }
 """
 
@@ -95,19 +107,91 @@ _ROOMY = 9  # columns that fit beside one another at full size
 _LIGHT, _DARK = (247, 250, 253), (8, 69, 138)
 
 
-def page(title: str, subtitle: str, links: Iterable[tuple[str, str]],
-         content: Iterable[str]) -> str:
-    """The whole page; `links` are pairs (name, id) and `content` is HTML."""
-    items = "".join(f'<a href="#{anchor}">{html.escape(name)}</a>' for name, anchor in links)
+class Heading(NamedTuple):
+    """A heading of level 2 or 3, to which the contents link.
+
+    `anchor` names it in links where its text depends on more than what it is about.
+    """
+
+    level: int
+    text: str
+    anchor: str = ""
+
+
+class _Linked(NamedTuple):
+    """A heading of the page and the id that it has there."""
+
+    level: int
+    text: str
+    anchor: str
+
+    @property
+    def link(self) -> str:
+        return f'<a href="#{self.anchor}">{html.escape(self.text)}</a>'
+
+    def __str__(self) -> str:
+        return (f'<h{self.level} id="{self.anchor}">{html.escape(self.text)}</h{self.level}>')
+
+
+def page(title: str, subtitle: str, content: Iterable[str | Heading]) -> str:
+    """The whole page, its contents above it; `content` is headings and HTML."""
+    top, *parts = _linked([Heading(1, title, "top"), *content])
+    headings = [part for part in parts if isinstance(part, _Linked)]
     return _PAGE.substitute(
-        title=html.escape(title), css=_CSS, subtitle=html.escape(subtitle),
-        navigation=f"<nav>{items}</nav>" if items else "", content="\n".join(content))
+        title=html.escape(title), css=_CSS, heading=top, subtitle=html.escape(subtitle),
+        contents=_contents(headings), content="\n".join(map(str, parts)))
 
 
-def heading(level: int, text: str, anchor: str = "") -> str:
-    """A heading, which links can point to if it has an anchor."""
-    identity = f' id="{anchor}"' if anchor else ""
-    return f"<h{level}{identity}>{html.escape(text)}</h{level}>"
+def _linked(content: Iterable[str | Heading]) -> Iterator[str | _Linked]:
+    """Headings with ids: those of level 3 carry their section's, equal ones are numbered."""
+    taken, section = set(), ""
+    for part in content:
+        if not isinstance(part, Heading):
+            yield part
+            continue
+        name = _slug(part.anchor or part.text)
+        name = f"{section}.{name}" if part.level > 2 and section else name
+        anchor, number = name, 1
+        while anchor in taken:
+            number += 1
+            anchor = f"{name}.{number}"
+        taken.add(anchor)
+        section = anchor if part.level == 2 else section
+        yield _Linked(part.level, part.text, anchor)
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"\W+", "-", text.lower()).strip("-") or "section"
+
+
+def _contents(headings: Sequence[_Linked]) -> str:
+    """A list of links, those of level 3 below the heading of level 2 before them."""
+    items = []
+    for heading in headings:
+        if heading.level == 2 or not items:
+            items.append((heading.link, []))
+        else:
+            items[-1][1].append(f"<li>{heading.link}</li>")
+    lists = ("".join(["<ul>", *below, "</ul>"]) if below else "" for _, below in items)
+    listed = "".join(f"<li>{link}{below}</li>"
+                     for (link, _), below in zip(items, lists, strict=True))
+    return f'<nav aria-label="Contents"><ul>{listed}</ul></nav>' if items else ""
+
+
+def subheading(text: str) -> str:
+    """A heading of level 4, which the contents leave out."""
+    return f"<h4>{html.escape(text)}</h4>"
+
+
+def banner(texts: Sequence[str]) -> str:
+    """What a reader must know first; empty without texts."""
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
+    return f"<aside><ul>{items}</ul></aside>" if items else ""
+
+
+def folded(summary: str, content: str) -> str:
+    """Content that is shown on request, and in print."""
+    return f"<details><summary>{html.escape(summary)}</summary>{content}</details>"
 
 
 def about(text: str) -> str:

@@ -136,6 +136,13 @@ class Run:
         return self.moments[-1].metrics if self.moments else {}
 
     @property
+    def effective_step(self) -> float | None:
+        """An update's median |ΔW| over median |W|, mean over training, seeds and tasks."""
+        steps = [moment.metrics["effective_step"].mean() for moment in self.moments
+                 if "effective_step" in moment.metrics]
+        return float(np.mean(steps)) if steps else None
+
+    @property
     def task_parameters(self) -> dict[str, np.ndarray]:
         """What the tasks differ in, quantities [M] by name."""
         known = (self.summary or {}).get("task_parameters") or {}

@@ -13,6 +13,7 @@ from varshare_jax.report.runs import Run
 
 OWN_METHOD, ORACLE = "varshare", "independent"
 RETURN, SUCCESS = "return", "success rate"
+MARKED_FROM = 5  # seeds of each run; with fewer the best is too often another by chance
 _RESAMPLES = 1000
 
 
@@ -80,6 +81,11 @@ class Section:
     def scored(self) -> tuple[Entry, ...]:
         """The entries that have scores."""
         return tuple(entry for entry in self.entries if entry.scores is not None)
+
+    @property
+    def marks_best(self) -> bool:
+        """Whether every run has the seeds that marking the best of them takes."""
+        return all(entry.run.num_seeds >= MARKED_FROM for entry in self.scored)
 
     @property
     def oracle(self) -> Entry | None:

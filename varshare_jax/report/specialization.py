@@ -6,7 +6,16 @@ import numpy as np
 
 from varshare_jax.report import comparison_figures, figures, specialization_figures, tables
 from varshare_jax.report.drawing import to_svg
-from varshare_jax.report.markup import about, heading, image, legend, side_by_side, table
+from varshare_jax.report.markup import (
+    Heading,
+    about,
+    folded,
+    image,
+    legend,
+    side_by_side,
+    subheading,
+    table,
+)
 from varshare_jax.report.sections import Entry, Section
 
 _LAST = "mean over seeds at the last logged update"
@@ -24,7 +33,7 @@ _MEASURES = {
 _RELATIVE = "relative_mu"
 
 
-def content(section: Section) -> Iterator[str]:
+def content(section: Section) -> Iterator[str | Heading]:
     """All of them, those that no run of the section has left out."""
     yield from _tables(section)
     yield from _relative(section)
@@ -33,27 +42,30 @@ def content(section: Section) -> Iterator[str]:
     yield from _sigma(section)
 
 
-def _tables(section: Section) -> Iterator[str]:
+def _tables(section: Section) -> Iterator[str | Heading]:
     for prefix, (title, text) in _MEASURES.items():
         found = [(entry, tables.specialization(entry.run, prefix, section.task_names))
                  for entry in section.entries]
         found = [(entry, cells) for entry, cells in found if cells]
         if found:
-            yield heading(3, f"Specialization: {title}") + about(text)
+            yield Heading(3, f"Specialization: {title}", f"specialization-{prefix}")
+            yield about(text)
         for entry, cells in found:
-            yield heading(4, entry.label) + table(cells, "heat") + _series(section, entry, prefix)
+            yield subheading(entry.label) + _series(section, entry, prefix)
+            yield folded("Tasks × layers in numbers", table(cells, "heat"))
 
 
-def _relative(section: Section) -> Iterator[str]:
+def _relative(section: Section) -> Iterator[str | Heading]:
     drawn = [(entry, _series(section, entry, _RELATIVE)) for entry in section.entries]
     drawn = [(entry, maps) for entry, maps in drawn if maps]
     if not drawn:
         return
-    yield heading(3, "Specialization: size of the residuals relative to the shared weights")
+    yield Heading(3, "Specialization: size of the residuals relative to the shared weights",
+                  "specialization-relative")
     yield about("Σ|μ| / Σ|θ| of each task and layer, mean over seeds, in the course of training. "
                 "1: the residuals are as large as the weights that they are added to.")
     for entry, maps in drawn:
-        yield heading(4, entry.label) + maps
+        yield subheading(entry.label) + maps
 
 
 def _series(section: Section, entry: Entry, prefix: str) -> str:
@@ -73,7 +85,7 @@ def _series(section: Section, entry: Entry, prefix: str) -> str:
         for steps, layers, values in moments), "series")
 
 
-def _similarity(section: Section) -> Iterator[str]:
+def _similarity(section: Section) -> Iterator[str | Heading]:
     tasks = len(section.task_names)
     finished = [entry for entry in section.entries if entry.run.finished]
     if tasks < 2 or not finished:
@@ -83,7 +95,7 @@ def _similarity(section: Section) -> Iterator[str]:
     without = [entry.label for entry in finished if entry.label not in means]
     none = (f" {', '.join(without)}: no parameters of the tasks' own beside shared ones, or not "
             f"stored." if without else "")
-    yield heading(3, "Similarity of tasks")
+    yield Heading(3, "Similarity of tasks")
     yield about(f"Cosine between the tasks' own parameters (residuals, embeddings, coefficients; "
                 f"output layers where there are no others) at the end of training, mean over "
                 f"seeds. 1: two tasks pull the shared weights the same way; 0: unrelated ways; "
@@ -98,7 +110,7 @@ def _similarity(section: Section) -> Iterator[str]:
         "maps")
 
 
-def _embedding(section: Section) -> Iterator[str]:
+def _embedding(section: Section) -> Iterator[str | Heading]:
     tasks = len(section.task_names)
     found = [(entry, entry.run.posterior) for entry in section.entries if entry.run.posterior]
     found = [(entry, known) for entry, known in found
@@ -106,7 +118,7 @@ def _embedding(section: Section) -> Iterator[str]:
              and np.isfinite(known.gram).all(axis=(1, 2)).any()]
     if tasks < 3 or not found:
         return
-    yield heading(3, "Map of tasks")
+    yield Heading(3, "Map of tasks")
     yield about("The tasks' own parameters in two dimensions: principal coordinates, in which "
                 "distances are as true as two axes allow, those of all seeds taken together. "
                 "The cross is the shared network, a residual of zero. The same map is repeated "
@@ -114,19 +126,19 @@ def _embedding(section: Section) -> Iterator[str]:
     for entry, known in found:
         drawn = specialization_figures.task_maps(known, section.task_names,
                                                  entry.run.task_parameters)
-        yield heading(4, entry.label) + side_by_side(
+        yield subheading(entry.label) + side_by_side(
             (image(to_svg(figure), f"Map of tasks under {entry.label}: {name}")
              for name, figure in drawn), "maps")
 
 
-def _sigma(section: Section) -> Iterator[str]:
+def _sigma(section: Section) -> Iterator[str | Heading]:
     found = [entry for entry in section.entries
              if entry.run.posterior and entry.run.posterior.sigma]
     if not found:
         return
     layers = list(dict.fromkeys(
         layer for entry in found for layer in entry.run.posterior.sigma))
-    yield heading(3, "Standard deviations of the posteriors")
+    yield Heading(3, "Standard deviations of the posteriors")
     yield about("σ of every random parameter at the end of training, layer by layer, all tasks "
                 "and seeds together: density over log σ. Dotted: where σ started. Triangles: "
                 "σ_prior, to which σ drifts where the reward does not hold it.")

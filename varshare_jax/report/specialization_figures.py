@@ -6,15 +6,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from varshare_jax.report.drawing import look, style_of, to_png
+from varshare_jax.report.placement import place
 from varshare_jax.report.runs import Posterior
 from varshare_jax.report.sections import Entry
 from varshare_jax.report.statistics import principal_coordinates
 from varshare_jax.report.tables import by_layer
 
 _MAPPED = ("kl", "relative_mu")
+_ROOMY, _RADIUS = 12, 4.6  # tasks whose names fit a map of common size; points of a mark
 _GREY, _INK = "#6b7280", "#111827"
 
 
@@ -67,17 +70,18 @@ def _task_map(title: str, points: np.ndarray, shares: np.ndarray, labels: Sequen
     tasks = len(labels)
     scale = LogNorm if (values > 0).all() else Normalize
     with look():
-        figure = Figure(figsize=(4.6, 3.9), layout="constrained")
+        side = max(1.0, np.sqrt(tasks / _ROOMY))
+        figure = Figure(figsize=(4.6 * side, 3.9 * side), layout="constrained")
         axes = figure.subplots()
         axes.scatter(*points[:tasks].T, c=values, cmap="Blues", norm=scale(*_limits(values)),
                      s=70, edgecolors=_INK, linewidths=0.8, zorder=3)
         if len(points) > tasks:
             axes.plot(*points[tasks], "+", color=_GREY, markersize=13, markeredgewidth=1.6)
-        _label(axes, points[:tasks], labels)
-        axes.margins(0.26, 0.14)
+        axes.margins(0.2, 0.16)
         axes.set(title=title, xlabel=f"axis 1 ({shares[0]:.0%} of the variance)",
                  ylabel=f"axis 2 ({shares[1]:.0%})")
         axes.xaxis.set_major_locator(MaxNLocator(5))
+        _label(axes, points, labels)
         return figure
 
 
@@ -88,17 +92,29 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
 
 
 def _label(axes: Axes, points: np.ndarray, labels: Sequence[str]) -> None:
-    """Each label on the side that faces away from the nearest other point."""
-    spread = np.maximum(np.ptp(points, axis=0), np.finfo(float).tiny)
-    scaled = points / spread
-    for index, (point, label) in enumerate(zip(points, labels, strict=True)):
-        apart = np.linalg.norm(scaled - scaled[index], axis=1)
-        apart[index] = np.inf
-        away = scaled[index] - scaled[apart.argmin()]
-        up, right = away[1] >= 0, abs(away[0]) < abs(away[1]) or away[0] >= 0
-        axes.annotate(label, point, (6 if right else -6, 6 if up else -6),
-                      textcoords="offset points", fontsize=9, color=_INK, zorder=4,
-                      ha="left" if right else "right", va="bottom" if up else "top")
+    """Labels of the first points, clear of one another; a line leads to those further off."""
+    figure, tasks = axes.figure, len(labels)
+    notes = [axes.annotate(
+        label, point, (0, 0), textcoords="offset points", fontsize=8, color=_INK, zorder=4,
+        ha="center", va="center", in_layout=False,
+        arrowprops={"arrowstyle": "-", "color": _GREY, "linewidth": 0.6, "shrinkA": 0,
+                    "shrinkB": 3}) for label, point in zip(labels, points, strict=False)]
+    figure.draw_without_rendering()  # lays out what the labels have to fit into
+    figure.set_layout_engine("none")
+    pixels = axes.transData.transform(points)
+    sizes = np.array([Text.get_window_extent(note).size for note in notes])
+    points_to_pixels = figure.dpi / 72
+    centres = place(pixels[:tasks], sizes, pixels, axes.bbox.get_points(),
+                    _RADIUS * points_to_pixels)
+    if lost := int(np.isnan(centres).any(axis=1).sum()):
+        axes.set_title(f"{axes.get_title()} ({lost} of {tasks} labels have no room)")
+    for note, centre, pixel, size in zip(notes, centres, pixels, sizes, strict=False):
+        if np.isnan(centre).any():
+            note.remove()
+            continue
+        note.set_position((centre - pixel) / points_to_pixels)
+        beyond = np.maximum(np.abs(centre - pixel) - size / 2, 0)
+        note.arrow_patch.set_visible(np.linalg.norm(beyond) > 2 * _RADIUS * points_to_pixels)
 
 
 def sigma_histogram(layer: str, entries: Sequence[Entry]) -> Figure:

@@ -88,10 +88,8 @@ def costs(section: Section) -> Table:
 
 
 def _effective_step(run: Run) -> str:
-    """Mean over training, seeds and tasks of an update's median ΔW over median W, in percent."""
-    steps = [moment.metrics["effective_step"].mean() for moment in run.moments
-             if "effective_step" in moment.metrics]
-    return f"{100 * np.mean(steps):.2f}{NBSP}%" if steps else ABSENT
+    step = run.effective_step
+    return ABSENT if step is None else f"{100 * step:.2f}{NBSP}%"
 
 
 def per_task(section: Section) -> Table:
@@ -100,7 +98,7 @@ def per_task(section: Section) -> Table:
     rows = []
     for task, name in enumerate(section.task_names):
         means = [fixed(entry.scores[:, task].mean(), digits) for entry in section.scored]
-        top = max(map(float, means)) if len(means) > 1 else math.nan
+        top = max(map(float, means)) if len(means) > 1 and section.marks_best else math.nan
         spreads = [f" ± {entry.scores[:, task].std(ddof=1):.{digits}f}"
                    if entry.run.num_seeds > 1 else "" for entry in section.scored]
         # Means that print alike share the mark.
@@ -175,9 +173,10 @@ def _estimates(section: Section, statistic: Statistic, digits: int,
              for entry in section.scored}
     printed = {label: fixed(result.value, digits) for label, result in found.items()}
     best = (min if scale else max)(printed.values(), key=float, default=None)
+    marked = len(found) > 1 and section.marks_best
     # Values that print alike share the mark.
     return [Cell(with_interval(found[entry.label], digits),
-                 len(found) > 1 and printed[entry.label] == best)
+                 marked and printed[entry.label] == best)
             if entry.label in found else Cell(ABSENT) for entry in section.entries]
 
 

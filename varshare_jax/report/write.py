@@ -1,18 +1,16 @@
-"""From run directories to files: the page, the CSV beside it and the picture."""
+"""From run directories to files: the page, the CSV files beside it and the picture."""
 
 import contextlib
-import csv
 import dataclasses
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from varshare_jax.errors import UserError
-from varshare_jax.report import figures, page, tables
+from varshare_jax.report import figures, page, spreadsheets, tables
 from varshare_jax.report.drawing import to_png
 from varshare_jax.report.runs import load_runs
-from varshare_jax.report.sections import Section, group
+from varshare_jax.report.sections import group
 from varshare_jax.report.table import to_text
 
 
@@ -22,14 +20,17 @@ class Report:
 
     page: Path
     csv: Path
+    curves: Path
     figure: Path | None
     text_table: str
 
 
 def write_report(run_dirs: Sequence[Path], out: Path, *,
                  figure_png: Path | None = None, focus: str | None = None) -> Report:
-    """Writes `out` (.html), the scores as .csv beside it and, if asked, the learning curves.
+    """Writes `out` (.html), two CSV files beside it and, if asked, the learning curves.
 
+    `report.html` has the final scores in `report.csv` and those during training in
+    `report_curves.csv`.
     `focus` is the label of the run that the others are compared with: see `sections.group`.
     Each file appears whole or not at all. Raises UserError for directories that are no runs
     or cannot be compared, and for files that cannot be written.
@@ -37,34 +38,15 @@ def write_report(run_dirs: Sequence[Path], out: Path, *,
     out = _checked(Path(out), "--out", ".html")
     figure_png = figure_png and _checked(Path(figure_png), "--figure_png", ".png")
     sections = group(load_runs([Path(run_dir) for run_dir in run_dirs]), focus)
-    scores = out.with_suffix(".csv")
+    scores, curves = out.with_suffix(".csv"), out.with_name(f"{out.stem}_curves.csv")
     _replace(out, page.render(sections).encode())
-    _replace(scores, _csv(sections).encode())
+    _replace(scores, spreadsheets.scores(sections).encode())
+    _replace(curves, spreadsheets.curves(sections).encode())
     if figure_png:
         _replace(figure_png, to_png(figures.learning_curves(sections)))
     text = [f"{section.suite}\n\n{to_text(tables.aggregates(section))}\n\n"
             f"{to_text(tables.costs(section))}\n" for section in sections]
-    return Report(out, scores, figure_png, "\n".join(text))
-
-
-def _csv(sections: Sequence[Section]) -> str:
-    """Final scores as evaluated: NaN stays NaN, a suite without success leaves it empty."""
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["suite", "method", "run", "seed", "task", "return", "success"])
-    for section in sections:
-        for run in (entry.run for entry in section.entries if entry.run.final):
-            for s, seed in enumerate(run.seeds):
-                for m, task in enumerate(section.task_names):
-                    success = "" if run.final.success is None else run.final.success[s, m]
-                    names = map(_inert, (run.suite, run.method, run.path.resolve().name))
-                    writer.writerow([*names, seed, _inert(task), run.final.returns[s, m], success])
-    return buffer.getvalue()
-
-
-def _inert(text: str) -> str:
-    """A name that no spreadsheet takes for a formula."""
-    return f"'{text}" if text[:1] in tuple("=+-@\t\r") else text
+    return Report(out, scores, curves, figure_png, "\n".join(text))
 
 
 def _checked(path: Path, flag: str, suffix: str) -> Path:

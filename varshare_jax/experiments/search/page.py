@@ -22,7 +22,7 @@ def render(plan: Plan, studies: Sequence[Study], told: Mapping[str, Sequence[Fin
            chosen: Mapping[str, Finished]) -> str:
     """The page of all runs; `told` and `chosen` by the name of the run."""
     search, config = plan.search, plan.runs[0].config
-    content = [markup.about(
+    content: list[str | markup.Heading] = [markup.about(
         f"{search.trials} trials of each run, {config.num_seeds} seeds from {config.seed}, "
         f"{config.total_steps:,} steps ({search.sampler}, pruner {search.pruner}). "
         f"{rule(search.objective)} Importance is PED-ANOVA's (Watanabe et al. 2023) for the best "
@@ -30,13 +30,13 @@ def render(plan: Plan, studies: Sequence[Study], told: Mapping[str, Sequence[Fin
     for study in studies:
         name = study.run.name
         content += _run(study, told[name], chosen.get(name))
-    return markup.page(f"Search: {plan.name}", plan.title,
-                       [(run.name, run.name) for run in plan.runs], content)
+    return markup.page(f"Search: {plan.name}", plan.title, content)
 
 
-def _run(study: Study, told: Sequence[Finished], chosen: Finished | None) -> Iterator[str]:
+def _run(study: Study, told: Sequence[Finished],
+         chosen: Finished | None) -> Iterator[str | markup.Heading]:
     name, measure = study.run.name, _MEASURES[study.search.objective]
-    yield markup.heading(2, name, name)
+    yield markup.Heading(2, name)
     if not chosen:
         yield "<p>No trial was trained to its end.</p>"
         return

@@ -1,0 +1,66 @@
+"""The report's numbers as CSV: final scores, and those during training in long form."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from varshare_jax.report.runs import Run
+from varshare_jax.report.sections import RETURN, Section
+
+_RUN = ("suite", "method", "run")
+
+
+def scores(sections: Sequence[Section]) -> str:
+    """Final scores as evaluated: NaN stays NaN, a suite without success leaves it empty."""
+    return _csv((*_RUN, "seed", "task", "return", "success"), _scores(sections))
+
+
+def curves(sections: Sequence[Section]) -> str:
+    """Evaluations during training, a row per run, seed, task, evaluation and metric.
+
+    `env_steps` are those of one seed, summed over its tasks; `wall_seconds` those of all seeds.
+    """
+    return _csv((*_RUN, "seed", "task", "env_steps", "wall_seconds", "metric", "value"),
+                _curves(sections))
+
+
+def _scores(sections: Sequence[Section]) -> Iterator[tuple[Any, ...]]:
+    for section in sections:
+        for run in (entry.run for entry in section.entries if entry.run.final):
+            success = run.final.success
+            for s, seed in enumerate(run.seeds):
+                for m, task in enumerate(section.task_names):
+                    yield (*_names(run), seed, _inert(task), run.final.returns[s, m],
+                           "" if success is None else success[s, m])
+
+
+def _curves(sections: Sequence[Section]) -> Iterator[tuple[Any, ...]]:
+    for section in sections:
+        for run in (entry.run for entry in section.entries):
+            for evaluation in run.evaluations:
+                when = evaluation.env_steps, evaluation.wall_seconds
+                known = {RETURN: evaluation.returns, "success": evaluation.success}
+                for metric, values in known.items():
+                    if values is not None:
+                        for s, seed in enumerate(run.seeds):
+                            for m, task in enumerate(section.task_names):
+                                yield (*_names(run), seed, _inert(task), *when, metric,
+                                       values[s, m])
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _names(run: Run) -> tuple[str, ...]:
+    return tuple(map(_inert, (run.suite, run.method, run.path.resolve().name)))
+
+
+def _inert(text: str) -> str:
+    """A name that no spreadsheet takes for a formula."""
+    return f"'{text}" if text[:1] in tuple("=+-@\t\r") else text
