@@ -73,7 +73,7 @@ def _lean(svg: str) -> str:
 
     def lean(tag: re.Match[str]) -> str:
         text = re.sub(r' id="([^"]*)"', lambda found: found[0] * (found[1] in referred), tag[0])
-        text = re.sub(r"\d+\.\d{4,}", lambda number: f"{float(number[0]):.2f}", text)
+        text = re.sub(r"\d+\.\d{4,}", lambda number: f"{float(number[0]):.1f}", text)
         return re.sub(r"\s+", " ", text).replace("'DejaVu Sans'", f"'DejaVu Sans', {_ELSEWHERE}")
 
     return re.sub(r">\s+<", "><", re.sub(r"<[^>]*>", lean, svg))
