@@ -92,6 +92,31 @@ def test_help_teaches(cli):
     assert "--run_dir: name a folder" in error_line(without_folder)
 
 
+HEAVY = {"jax", "flax", "distrax", "optax", "orbax", "gymnax", "matplotlib", "optuna"}
+ASK = f"""
+import runpy, sys
+del sys.argv[0]
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+finally:
+    print("heavy:", *{HEAVY} & sys.modules.keys())
+"""
+
+
+COMMANDS = ("train", "evaluate", "experiment", "report", "prune", "render", "tune")
+
+
+@pytest.mark.parametrize(("command", "flag"), [("train", "--helpfull"),
+                                               *((command, "--help") for command in COMMANDS)])
+def test_help_imports_no_more_than_it_shows(command, flag):
+    """It comes from the settings, and these know nothing of JAX."""
+    shown = subprocess.run([sys.executable, "-c", ASK, f"varshare_jax.cli.{command}", flag],
+                           capture_output=True, text=True, timeout=60, check=False)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.endswith("heavy:\n")
+    assert "\nflags:\n" in shown.stdout or flag == "--helpfull"
+
+
 @pytest.fixture
 def parse():
     """Config of a command line, through flags of its own that are gone afterwards."""

@@ -1,7 +1,7 @@
 """The configuration: every section of settings assembled into one tree, the source of every flag.
 
-Sections stand beside what reads them. Those of algorithms, methods and suites come from their
-registries, and with them those of other packages.
+Sections stand in the room of what reads them. Those of algorithms, methods and suites come with
+those of other packages. Nothing here imports JAX.
 """
 
 import dataclasses
@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from varshare_jax import suites
-from varshare_jax.algorithms import ALGORITHMS, AlgorithmConfig
+from varshare_jax import algorithms, methods, suites
+from varshare_jax.algorithms import ALGORITHMS
+from varshare_jax.algorithms.settings import AlgorithmConfig
 from varshare_jax.errors import UserError, unknown
 from varshare_jax.methods import METHODS
-from varshare_jax.methods.gradients import GradientsConfig
+from varshare_jax.methods.settings import GradientsConfig
 from varshare_jax.networks.settings import NetworkConfig
 from varshare_jax.runs.settings import RunConfig
 from varshare_jax.settings import Section, field, flag_value, flatten, get, leaves, replace
@@ -114,10 +115,9 @@ class _Tree:
 
 def _sections() -> dict[str, type[Section]]:
     """All sections by name, in the order of their flags."""
-    of_algorithms = (algorithm.settings for algorithm in ALGORITHMS.values())
-    of_methods = itertools.chain(*(entry.method.settings for entry in METHODS.values()))
-    return {kind.section: kind for kind in (*of_algorithms, NetworkConfig, *of_methods,
-                                            GradientsConfig, *suites.sections(), RunConfig)}
+    return {kind.section: kind for kind in (
+        *algorithms.sections(), NetworkConfig, *methods.sections(), GradientsConfig,
+        *suites.sections(), RunConfig)}
 
 
 Config = dataclasses.make_dataclass(

@@ -13,7 +13,6 @@ from absl import app, flags, logging
 
 from varshare_jax.config import Config, with_presets
 from varshare_jax.errors import UserError, printable, unknown
-from varshare_jax.runs.folder import read_config
 from varshare_jax.settings import Leaf, leaves, replace
 
 __all__ = ["UserError", "config_from_flags", "define_config_flags", "define_number", "named_run",
@@ -191,6 +190,8 @@ def config_from_flags(resumed: Path | None = None) -> Config:
     base = with_presets(Config(), flags.FLAGS.preset)
     about_the_run = all(name == "run_dir" or name.startswith("run.") for name in given)
     if resumed and about_the_run and not flags.FLAGS.preset and (resumed / "config.json").exists():
+        from varshare_jax.runs.folder import read_config  # imports JAX, which --help does without
+
         stored = read_config("--run_dir", resumed)
         # What is in a cache is executed, so a folder does not say which one to use.
         base = replace(stored, {"run.compile_cache": base.run.compile_cache})
