@@ -86,8 +86,13 @@ def test_help_teaches(cli):
     assert "varshare-train --suite=cartpole10 --method=varshare" in plain.stdout
     for name in (*methods.METHODS, "cartpole10", "gymnax:<id>", "--preset", "--[no]resume"):
         assert name in plain.stdout
+    told = " ".join(plain.stdout.split())
+    assert f"({' | '.join(PRESETS)})" in told
     for leaf in leaves(Config()):
-        assert f"--{'[no]' * isinstance(leaf.value, bool)}{leaf.name}:" in plain.stdout
+        _, found, after = told.partition(f"--{'[no]' * isinstance(leaf.value, bool)}{leaf.name}:")
+        assert found
+        marked = "[traced]" in after.partition("(default:")[0]
+        assert marked == (leaf.traced or leaf.name == "sweep"), leaf.name
         assert " ".join(leaf.help.split()[:4]) in " ".join(plain.stdout.split())
     assert "--run_dir: name a folder" in error_line(without_folder)
 

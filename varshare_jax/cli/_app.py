@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from varshare_jax.config import Config, with_presets
+from varshare_jax.config import PRESETS, Config, with_presets
 from varshare_jax.errors import UserError, printable, unknown
 from varshare_jax.settings import Leaf, leaves, replace
 
@@ -159,13 +159,16 @@ def define_config_flags() -> None:
     """A flag for every leaf of the config tree, named by its dotted path, and `--preset`."""
     for leaf in leaves(Config()):
         _define(leaf)
-    flags.DEFINE_list("preset", [], "named bundles of settings, applied before other flags")
+    flags.DEFINE_list("preset", [], "named bundles of settings, applied in this order before other "
+                                    f"flags ({' | '.join(PRESETS)})")
 
 
 def _define(leaf: Leaf) -> None:
     kind, text = type(leaf.value), leaf.help
     if leaf.choices:
         text += f" ({' | '.join(leaf.choices)})"
+    if leaf.traced:
+        text += " [traced]"
     if kind is bool:
         flags.DEFINE_bool(leaf.name, leaf.value, text)
     elif kind is int:
