@@ -1,7 +1,7 @@
 """Settings as trees of frozen dataclasses: fields that know their help and bounds, and the tree's
 leaves by dotted name.
 
-Whoever needs a setting defines it beside the code that reads it; `config` assembles the tree.
+Each room has its own in a module `settings`, which imports no JAX; `config` assembles the tree.
 """
 
 import dataclasses
