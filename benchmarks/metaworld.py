@@ -26,7 +26,7 @@ from absl import app, flags, logging
 
 from varshare_jax.suites import metaworld
 from varshare_jax.suites.metaworld import physics, scenes
-from varshare_jax.suites.metaworld.settings import MetaWorldConfig
+from varshare_jax.suites.settings import MetaWorldConfig
 
 _SUITES = flags.DEFINE_list("suites", ["mt10"], "what to step")
 _NUM_ENVS = flags.DEFINE_list("num_envs", ["32"], "environments per task")

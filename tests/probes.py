@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from conftest import network_of
 
 from varshare_jax import config as C
-from varshare_jax.algorithms import ALGORITHMS, Problem
+from varshare_jax.algorithms import ALGORITHMS
+from varshare_jax.algorithms.base import Problem
 from varshare_jax.learner import Learner
 from varshare_jax.suites.base import Suite
 from varshare_jax.types import Discrete, Step

@@ -12,7 +12,7 @@ import pytest
 
 from varshare_jax.errors import UserError
 from varshare_jax.runs import checkpoint
-from varshare_jax.variational import Gaussian
+from varshare_jax.variational.gaussian import Gaussian
 
 
 def make_state(seed=0, width=3):

@@ -86,10 +86,40 @@ def test_help_teaches(cli):
     assert "varshare-train --suite=cartpole10 --method=varshare" in plain.stdout
     for name in (*methods.METHODS, "cartpole10", "gymnax:<id>", "--preset", "--[no]resume"):
         assert name in plain.stdout
+    told = " ".join(plain.stdout.split())
+    assert f"({' | '.join(PRESETS)})" in told
     for leaf in leaves(Config()):
-        assert f"--{'[no]' * isinstance(leaf.value, bool)}{leaf.name}:" in plain.stdout
+        _, found, after = told.partition(f"--{'[no]' * isinstance(leaf.value, bool)}{leaf.name}:")
+        assert found
+        marked = "[traced]" in after.partition("(default:")[0]
+        assert marked == (leaf.traced or leaf.name == "sweep"), leaf.name
         assert " ".join(leaf.help.split()[:4]) in " ".join(plain.stdout.split())
     assert "--run_dir: name a folder" in error_line(without_folder)
+
+
+HEAVY = {"jax", "flax", "distrax", "optax", "orbax", "gymnax", "matplotlib", "optuna"}
+ASK = f"""
+import runpy, sys
+del sys.argv[0]
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+finally:
+    print("heavy:", *{HEAVY} & sys.modules.keys())
+"""
+
+
+COMMANDS = ("train", "evaluate", "experiment", "report", "prune", "render", "tune")
+
+
+@pytest.mark.parametrize(("command", "flag"), [("train", "--helpfull"),
+                                               *((command, "--help") for command in COMMANDS)])
+def test_help_imports_no_more_than_it_shows(command, flag):
+    """It comes from the settings, and these know nothing of JAX."""
+    shown = subprocess.run([sys.executable, "-c", ASK, f"varshare_jax.cli.{command}", flag],
+                           capture_output=True, text=True, timeout=60, check=False)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.endswith("heavy:\n")
+    assert "\nflags:\n" in shown.stdout or flag == "--helpfull"
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from varshare_jax import config as C
 from varshare_jax.algorithms.on_policy import Batch, critic_error
 from varshare_jax.errors import UserError
 from varshare_jax.learner import Learner
-from varshare_jax.methods import MultiTaskNetwork
+from varshare_jax.methods.lifting import MultiTaskNetwork
 from varshare_jax.types import Discrete
 from varshare_jax.variational.controllers import CONTROLLERS, Measured
 from varshare_jax.variational.diagnostics import diagnose

@@ -116,18 +116,27 @@ def test_settings_come_in_layers(plan, tmp_path):
     assert short.folder == tmp_path / "out" / "short"
 
 
+def test_an_engine_that_cannot_play_is_told_before_training(plan):
+    elsewhere = plan("suite = 'gymnax:Pendulum-v1'\nmethods = ['independent']\n"
+                     "[evaluations.elsewhere]\nengine = 'gymnasium'")
+    with pytest.raises(UserError, match=r"variant independent: .* has no counterpart in Gymnasium"):
+        experiments.check(elsewhere)
+
+
 @pytest.mark.parametrize(("text", "said"), [
     ("methods = [", "small.toml: not TOML"),
     ("title = 'nothing'", "names no run"),
     ("sute = 'cartpole'\nmethods = ['varshare']", "key=sute: unknown; .* 'suite'?"),
     ("methods = ['varshare']\nppo.num_evns = 3", "key=ppo.num_evns: .* 'ppo.num_envs'?"),
+    ("methods = ['varshare']\nbeta = 3", "key=beta: unknown; did you mean 'varshare.beta'"),
+    ("methods = ['varshare']\nzzz = 3", "key=zzz: unknown; the nearest of .*: [^,]+(, [^,]+){2}$"),
     ("methods = 'varshare'", "methods='varshare': must be a list"),
     ("methods = ['varshare']\ntotal_steps = 'many'", "variant varshare: total_steps='many'"),
     ("[variants.a]\nmetod = 'varshare'", "variant a: key=metod: .* 'method'?"),
     ("[variants.a]\nppo.clip = 0.1", "variant a: names no method"),
     ("variants.a = 3", "variants.a=3: must be a table"),
     ("methods = ['varshare']\npresets = ['smok']", "--preset=smok: .* 'smoke'?"),
-    ("methods = ['varshare']\nsweep.ppo.epochs = [1, 2]", "ppo.epochs: unknown; .*"),
+    ("methods = ['varshare']\nsweep.ppo.epochs = [1, 2]", "ppo.epochs=…: is not traced"),
     ("methods = ['varshare']\nsweep.ppo.clip = 0.1", "sweep.ppo.clip=0.1: must be a list"),
     ("methods = ['varshare']\nsweep.ppo.clip = ['a']", "--sweep=ppo.clip=a: must be"),
     ("methods = ['varshare']\nsweep.ppo.clip = [0.1, 0.1]", "'ppo.clip' has a value twice"),

@@ -1,6 +1,7 @@
 """The package as a house: rooms one above the other, and nothing in it too large to read."""
 
 import ast
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ ROOMS = (
     ("experiments", ""),
     ("validation", "cli"),
 )
+AT = rf"{PACKAGE.name}\.[\w.]+:\w+"  # how registries say where an entry is
 LARGEST_CLASS, LARGEST_FUNCTION, LARGEST_FLOOR = 150, 60, 20  # lines, lines, files and folders
 
 
@@ -40,13 +42,15 @@ TREES = {name_of(path): ast.parse(path.read_text()) for path in sorted(PACKAGE.r
 
 
 def imports(name: str) -> Iterator[str]:
-    """Modules of the package that one imports, at its top or within its functions."""
+    """Modules of the package that one imports, at its top, within its functions, or as an entry."""
     for node in ast.walk(TREES[name]):
         if isinstance(node, ast.Import):
             found = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name} imports relatively"
             found = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Constant) and re.fullmatch(AT, str(node.value)):
+            found = [node.value.replace(":", ".")]
         else:
             continue
         for whole in found:

@@ -1,6 +1,8 @@
 """The package as a library: what its top names do with a run."""
 
 import functools
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,12 @@ import numpy as np
 import pytest
 
 import varshare_jax as vs
+from varshare_jax import algorithms, methods
+from varshare_jax.algorithms import ALGORITHMS
+from varshare_jax.methods import METHODS
 from varshare_jax.playing.evaluation import act
+from varshare_jax.variational import settings
+from varshare_jax.variational.controllers import CONTROLLERS
 
 
 def test_every_name_can_be_had():
@@ -16,6 +23,24 @@ def test_every_name_can_be_had():
         assert getattr(vs, name) is not None
     with pytest.raises(AttributeError, match="no attribute nothing"):
         vs.nothing  # noqa: B018
+
+
+def test_the_settings_are_read_without_jax():
+    """Naming what there is imports none of it; a method's module comes when it is taken."""
+    script = ("import sys, varshare_jax as vs; config = vs.Config(method='paco')\n"
+              "assert 'jax' not in sys.modules, 'jax'\n"
+              "from varshare_jax.methods import METHODS\n"
+              "assert 'varshare' in METHODS and 'jax' not in sys.modules\n"
+              "assert METHODS['pcgrad'].combiner == 'pcgrad' and 'jax' in sys.modules")
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_sections_are_those_that_methods_and_algorithms_read():
+    """The lists in the rooms' `settings` forget none and have none that nobody reads."""
+    read = {section for entry in METHODS.values() for section in entry.method.settings}
+    assert read == set(methods.sections())
+    assert [each.settings for each in ALGORITHMS.values()] == [*algorithms.sections()]
+    assert tuple(CONTROLLERS) == settings.CONTROLLERS
 
 
 def test_a_loaded_policy_acts_and_gives_its_parameters(untrained):

@@ -21,7 +21,7 @@ from scipy.spatial import ConvexHull
 
 from varshare_jax.suites.metaworld import scenes, shapes
 from varshare_jax.suites.metaworld import suite as suite_module
-from varshare_jax.suites.metaworld.settings import MetaWorldConfig
+from varshare_jax.suites.settings import MetaWorldConfig
 from varshare_jax.validation import metaworld as parity
 
 

@@ -17,7 +17,7 @@ from varshare_jax.errors import UserError
 from varshare_jax.playing import policies
 from varshare_jax.settings import to_dict
 from varshare_jax.suites.metaworld import host_call, tasks
-from varshare_jax.suites.metaworld.settings import MetaWorldConfig
+from varshare_jax.suites.settings import MetaWorldConfig
 
 pytest.importorskip("metaworld", reason="needs varshare_jax[metaworld]")
 

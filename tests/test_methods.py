@@ -10,7 +10,8 @@ import pytest
 from conftest import critic, network_of, policy, quick_compile
 
 from varshare_jax import config as C
-from varshare_jax.methods import METHODS, MultiTaskNetwork
+from varshare_jax.methods import METHODS
+from varshare_jax.methods.lifting import MultiTaskNetwork
 from varshare_jax.types import Continuous, Discrete
 from varshare_jax.variational.gaussian import Gaussian, is_gaussian
 

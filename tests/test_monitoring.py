@@ -5,7 +5,9 @@ import time
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from varshare_jax.config import Config, leaves, replace, to_flags, with_presets
 from varshare_jax.runs import monitoring
 from varshare_jax.runs.files import plain, read_rows, write_json
 from varshare_jax.runs.monitoring import NullWriter, Progress, RunWriter
@@ -39,7 +41,7 @@ def updates(folder, name="train"):
 
 
 def curves(folder):
-    return EventAccumulator(str(folder / "tensorboard"), {"scalars": 0}).Reload()
+    return EventAccumulator(str(folder), {"scalars": 0}).Reload()
 
 
 def test_rows_beyond_the_resumed_update_are_dropped(tmp_path):
@@ -72,7 +74,7 @@ def test_rows_are_on_disk_as_soon_as_they_are_written(tmp_path):
     writer = RunWriter(tmp_path, TASKS, 0, 0, True)
     writer.train(train_row(1))
     assert updates(tmp_path) == [1]
-    assert curves(tmp_path).Scalars("train/return")[0].step == STEPS
+    assert curves(tmp_path).Scalars("means/return")[0].step == STEPS
     writer.close()
 
 
@@ -84,19 +86,57 @@ def test_nan_becomes_null(tmp_path):
     assert json.loads(text, parse_constant=pytest.fail)["metrics"]["return"] == [
         [None, 2.0], [None, 4.0], [None, 6.0]]
     board = curves(tmp_path)
-    assert board.Scalars("train/return")[0].value == 4.0  # the mean of the finite ones
-    assert "train_tasks/return/easy" not in board.Tags()["scalars"]
+    assert board.Scalars("means/return")[0].value == 4.0  # the mean of the finite ones
+    assert "task_easy/return" not in board.Tags()["scalars"]
 
 
-def test_what_a_layer_has_in_common_for_all_tasks_is_one_curve(tmp_path):
-    writer = RunWriter(tmp_path, TASKS, 0, 0, True)
+def test_layers_do_not_multiply_the_curves_of_tasks_and_seeds(tmp_path):
+    """Ten tasks, two seeds, layers: a handful of means first, and no curve outside of a group."""
+    tasks = tuple(f"t{m}" for m in range(10))
+    writer = RunWriter(tmp_path, tasks, 0, 0, True)
+    layers = [f"{name}/{layer}" for name in ("kl", "l2") for layer in range(6)]
     row = train_row(1)
-    row["metrics"] |= {"sigma_prior/0": [[0.1, 0.1]] * 3, "kl/0": [[0.1, 0.2]] * 3}
+    row["metrics"] = dict.fromkeys(["return", "loss", "entropy", *layers], np.ones((2, 10)))
     writer.train(row)
+    writer.evaluation(eval_row(1) | {"return": np.ones((2, 10))})
     writer.close()
     tags = curves(tmp_path).Tags()["scalars"]
-    assert {"train/sigma_prior/0", "train/kl/0", "train_tasks/kl/0/easy"} <= set(tags)
-    assert "train_tasks/sigma_prior/0/easy" not in tags
+    groups = [f"{group}/" for group in ("means", "metrics", "metrics_by_layer", "seed_0", "seed_1",
+                                        *(f"task_{task}" for task in tasks))]
+    assert sorted({tag.partition("/")[0] + "/" for tag in tags}) == groups
+    held = {group: sorted(tag.removeprefix(group) for tag in tags if tag.startswith(group))
+            for group in groups}
+    assert held["means/"] == ["eval_return", "loss", "return", "steps_per_second"]
+    assert held["metrics/"] == ["entropy"]
+    assert held["metrics_by_layer/"] == sorted(layers)
+    assert held["seed_1/"] == ["eval_return", "loss", "return"]
+    assert held["task_t7/"] == ["entropy", "eval_return", "loss", "return"]
+
+
+def test_tensorboard_knows_what_the_run_is(tmp_path):
+    """Settings and presets as texts; hyperparameters are those that this run reads."""
+    presets, config = ("smoke",), replace(with_presets(Config(), ["smoke"]), {
+        "method": "l2_soft", "l2_soft.penalty": 0.25, "run_dir": str(tmp_path)})
+    for update in (0, 3):  # a run that is resumed has told it before
+        writer = RunWriter(tmp_path, TASKS, update, update * STEPS, True)
+        writer.describe(config, presets)
+        writer.close()
+    board = curves(tmp_path)
+    assert len(board.Tensors("config/text_summary")) == 1
+    texts = {tag: board.Tensors(f"{tag}/text_summary")[0].tensor_proto.string_val[0].decode()
+             for tag in ("command", "config", "presets")}
+    assert texts["presets"] == "smoke"
+    assert texts["command"].strip() == " ".join(["varshare-train", *to_flags(config, presets)])
+    lines = texts["config"].splitlines()
+    assert "| **l2_soft.penalty** | **0.25** |" in lines
+    assert "| ppo.clip | 0.2 |" in lines
+    assert len(lines) == 2 + sum(1 for _ in leaves(config))
+    stored = board.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    told = HParamsPluginData.FromString(stored).session_start_info.hparams
+    assert told["l2_soft.penalty"].number_value == 0.25
+    assert told["method"].string_value == "l2_soft"
+    assert told["network.hidden"].string_value == "64,64"
+    assert not {"run_dir", "paco.bases", "dqn.n_step", "run.log_every"} & set(told)
 
 
 def test_plain_turns_everything_into_json():
@@ -109,20 +149,19 @@ def test_plain_turns_everything_into_json():
 def test_tensorboard_shows_means_tasks_and_seeds(tmp_path):
     write(tmp_path, [1, 2])
     board = curves(tmp_path)
-    expected = {"train/return": 4.5, "train_tasks/return/easy": 3.0,
-                "train_tasks/return/hard": 6.0, "train_seeds/return/0": 1.5,
-                "train_seeds/return/1": 3.5, "train_seeds/return/2": 8.5}
+    expected = {"means/return": 4.5, "task_easy/return": 3.0, "task_hard/return": 6.0,
+                "seed_0/return": 1.5, "seed_1/return": 3.5, "seed_2/return": 8.5}
     for tag, value in expected.items():
         assert [(e.step, e.value) for e in board.Scalars(tag)] == [(100, value), (200, value)]
-    assert [e.value for e in board.Scalars("train/steps_per_second")] == [10.0, 20.0]
-    for tag in ("eval/return", "eval_tasks/return/hard", "eval_seeds/return/2"):
+    assert [e.value for e in board.Scalars("means/steps_per_second")] == [10.0, 20.0]
+    for tag in ("means/eval_return", "task_hard/eval_return", "seed_2/eval_return"):
         assert [(e.step, e.value) for e in board.Scalars(tag)] == [(100, 1.0), (200, 2.0)]
 
 
 def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
     write(tmp_path, range(1, 8))
     write(tmp_path, [6, 7, 8], after=5)
-    steps = [event.step for event in curves(tmp_path).Scalars("train/return")]
+    steps = [event.step for event in curves(tmp_path).Scalars("means/return")]
     assert steps == [100, 200, 300, 400, 500, 600, 700, 800]
 
 
@@ -141,7 +180,7 @@ def test_tensorboard_can_be_turned_off(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["eval.jsonl", "train.jsonl"]
 
 
-@pytest.mark.parametrize(("tensorboard", "culprit"), [(True, "tensorboard"),
+@pytest.mark.parametrize(("tensorboard", "culprit"), [(True, r"events\.out\.tfevents"),
                                                       (False, "train.jsonl")])
 def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, tensorboard, culprit):
     """Never a hang: tensorboardX's own writer waits for a thread that the error has ended."""

@@ -13,8 +13,9 @@ from varshare_jax.algorithms import descent
 from varshare_jax.learner import Learner
 from varshare_jax.methods import METHODS
 from varshare_jax.types import SHARED
-from varshare_jax.variational.controllers.base import ControllerConfig, Measured
+from varshare_jax.variational.controllers.base import Measured
 from varshare_jax.variational.controllers.sigma_adaptive import SigmaAdaptive
+from varshare_jax.variational.settings import ControllerConfig
 
 BAD, TASKS = 3, 10
 CASES = {method: {} for method in ("varshare", "independent", "contextual", "paco", "pcgrad",

@@ -208,11 +208,8 @@ def test_kills_at_random_moments_lose_no_more_than_the_work_since_the_last_check
         assert logged == list(range(1, len(logged) + 1))
         assert safe <= len(logged) <= safe + 1
     assert kills >= KILLS - 1
-    process = cli.start(settings, "--resume")
-    with quick_compile():
-        runner.train(straight, quiet=True)
-    done = cli.end(process)
-    assert (done.returncode, done.stderr) == (0, "")
+    for done in cli.together(((settings, "--resume"), {}), ((straight,), {})):
+        assert (done.returncode, done.stderr) == (0, "")
     assert_same_run(folder, tmp_path / "straight")
 
 

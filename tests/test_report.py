@@ -3,6 +3,7 @@ import csv
 import itertools
 import json
 import re
+import struct
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -412,6 +413,8 @@ def test_tensorboard_has_a_map_of_each_measure_that_was_logged():
     (name, png), = specialization_figures.tensorboard_maps(row, TASKS)
     assert name == "kl"
     assert png.startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", png[16:24])
+    assert min(width, height) >= 400  # to be read without a magnifying glass
 
 
 POSTERIOR = {

@@ -183,8 +183,18 @@ def test_sweep_values_that_print_alike_have_folders_of_their_own():
         "x/beta=0.1", "x/beta=0.1000000001", "x/beta=1e-07", "x/beta=3"]
     with pytest.raises(UserError, match=r"names 'varshare\.beta' twice"):
         config.Config(sweep="varshare.beta=1;varshare.beta=2").configurations()
-    with pytest.raises(UserError, match=r"field that is traced=ppo\.num_envs: unknown"):
-        config.Config(sweep="ppo.num_envs=1,2").configurations()
+
+
+@pytest.mark.parametrize(("sweep", "said"), [
+    ("ppo.num_envs=1,2", "--sweep=ppo.num_envs=…: is not traced, .*; traced of ppo: .*ppo.clip"),
+    ("num_seeds=1,2", "--sweep=num_seeds=…: is not traced, .*; --help marks those that are"),
+    ("dqn.learning_rate=1,2", "dqn.learning_rate=…: nothing of --algorithm=ppo reads it"),
+    ("ppo.clpi=1,2", "--sweep: field=ppo.clpi: unknown; did you mean 'ppo.clip'?$"),
+    ("beta=1,2", "--sweep: field=beta: unknown; did you mean 'varshare.beta'?$"),
+])
+def test_a_sweep_says_what_it_cannot_vary_and_what_it_can(sweep, said):
+    with pytest.raises(UserError, match=said.replace("?", r"\?")):
+        config.Config(sweep=sweep).configurations()
 
 
 def test_the_program_of_a_resumed_run_is_that_of_a_new_one(tiny, tmp_path):

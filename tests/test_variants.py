@@ -14,7 +14,7 @@ from varshare_jax import config as C
 from varshare_jax.algorithms import descent
 from varshare_jax.errors import UserError
 from varshare_jax.learner import make_problem
-from varshare_jax.methods import MultiTaskNetwork
+from varshare_jax.methods.lifting import MultiTaskNetwork
 from varshare_jax.methods.varshare_horseshoe import LogGammaScale, LogInverseGammaScale
 from varshare_jax.playing.evaluation import consensus
 from varshare_jax.types import Discrete

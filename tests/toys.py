@@ -11,8 +11,9 @@ import numpy as np
 
 from varshare_jax import config as C
 from varshare_jax import methods
-from varshare_jax.algorithms import ALGORITHMS, Problem, descent
-from varshare_jax.methods import MultiTaskNetwork
+from varshare_jax.algorithms import ALGORITHMS, descent
+from varshare_jax.algorithms.base import Problem
+from varshare_jax.methods.lifting import MultiTaskNetwork
 from varshare_jax.networks.heads import ActionValueHead
 from varshare_jax.types import Agent
 

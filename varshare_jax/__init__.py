@@ -12,13 +12,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from varshare_jax.algorithms.ppo import PPOConfig
+    from varshare_jax.algorithms.settings import PPOConfig
     from varshare_jax.config import Config, with_presets
     from varshare_jax.errors import UserError
     from varshare_jax.learner import Learner
     from varshare_jax.methods.base import Method
-    from varshare_jax.methods.l2_soft import L2SoftConfig
-    from varshare_jax.methods.varshare import VarShareConfig
+    from varshare_jax.methods.settings import L2SoftConfig, VarShareConfig
     from varshare_jax.networks.settings import NetworkConfig
     from varshare_jax.playing.policies import Policy, load
     from varshare_jax.playing.scoring import evaluate_run as evaluate
@@ -29,10 +28,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Config": "config", "L2SoftConfig": "methods.l2_soft", "Learner": "learner",
-    "Method": "methods.base", "NetworkConfig": "networks.settings", "PPOConfig": "algorithms.ppo",
-    "Policy": "playing.policies", "Result": "runner", "RunConfig": "runs.settings",
-    "Suite": "suites.base", "UserError": "errors", "VarShareConfig": "methods.varshare",
+    "Config": "config", "L2SoftConfig": "methods.settings", "Learner": "learner",
+    "Method": "methods.base", "NetworkConfig": "networks.settings",
+    "PPOConfig": "algorithms.settings", "Policy": "playing.policies", "Result": "runner",
+    "RunConfig": "runs.settings", "Suite": "suites.base", "UserError": "errors",
+    "VarShareConfig": "methods.settings",
     "evaluate": "playing.scoring", "load": "playing.policies", "train": "runner",
     "with_presets": "config"}
 

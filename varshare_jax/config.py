@@ -1,7 +1,7 @@
 """The configuration: every section of settings assembled into one tree, the source of every flag.
 
-Sections stand beside what reads them. Those of algorithms, methods and suites come from their
-registries, and with them those of other packages.
+Sections stand in the room of what reads them. Those of algorithms, methods and suites come with
+those of other packages. Nothing here imports JAX.
 """
 
 import dataclasses
@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from varshare_jax import suites
-from varshare_jax.algorithms import ALGORITHMS, AlgorithmConfig
+from varshare_jax import algorithms, methods, suites
+from varshare_jax.algorithms import ALGORITHMS
+from varshare_jax.algorithms.settings import AlgorithmConfig
 from varshare_jax.errors import UserError, unknown
 from varshare_jax.methods import METHODS
-from varshare_jax.methods.gradients import GradientsConfig
+from varshare_jax.methods.settings import GradientsConfig
 from varshare_jax.networks.settings import NetworkConfig
 from varshare_jax.runs.settings import RunConfig
 from varshare_jax.settings import Section, field, flag_value, flatten, get, leaves, replace
@@ -37,9 +38,9 @@ class _Tree:
     seed: int = field(0, "the first seed; the others follow", least=0)
     total_steps: int = field(1_000_000, "environment steps per seed, summed over tasks", above=0,
                              most=10**15)
-    sweep: str = field("", "traced fields to vary in one compiled program, such as "
-                           "'varshare.beta=0.1,1;ppo.learning_rate=3e-4,1e-3'; every combination "
-                           "trains num_seeds seeds")
+    sweep: str = field("", "fields to vary in one compiled program, of those marked [traced], such "
+                           "as 'varshare.beta=0.1,1;ppo.learning_rate=3e-4,1e-3'; every "
+                           "combination trains num_seeds seeds")
     run_dir: str = field("", "folder of the run; '' writes nothing")
     capacity: str = field("free", "matched: widths are scaled so that one task's forward pass "
                                   "reads as many parameters as VarShare's does at "
@@ -82,7 +83,7 @@ class _Tree:
 
     def _changes(self) -> list[dict[str, float]]:
         """What each configuration changes; one that changes nothing without a sweep."""
-        varied = _parse_sweep(self.sweep, self.scalars())
+        varied = _parse_sweep(self.sweep, self.scalars(), self)
         return [dict(zip(varied, values, strict=True))
                 for values in itertools.product(*varied.values())]
 
@@ -114,10 +115,9 @@ class _Tree:
 
 def _sections() -> dict[str, type[Section]]:
     """All sections by name, in the order of their flags."""
-    of_algorithms = (algorithm.settings for algorithm in ALGORITHMS.values())
-    of_methods = itertools.chain(*(entry.method.settings for entry in METHODS.values()))
-    return {kind.section: kind for kind in (*of_algorithms, NetworkConfig, *of_methods,
-                                            GradientsConfig, *suites.sections(), RunConfig)}
+    return {kind.section: kind for kind in (
+        *algorithms.sections(), NetworkConfig, *methods.sections(), GradientsConfig,
+        *suites.sections(), RunConfig)}
 
 
 Config = dataclasses.make_dataclass(
@@ -126,12 +126,13 @@ Config = dataclasses.make_dataclass(
     bases=(_Tree,), frozen=True, namespace={"__module__": __name__, "__doc__": _Tree.__doc__})
 
 
-def _parse_sweep(text: str, traced: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+def _parse_sweep(text: str, traced: Mapping[str, Any],
+                 config: _Tree) -> dict[str, tuple[float, ...]]:
     varied = {}
     for part in filter(None, text.split(";")):
         name, _, values = part.partition("=")
         if name not in traced:
-            raise unknown("--sweep: field that is traced", name, traced)
+            raise _not_swept(name, traced, config)
         if name in varied:
             raise UserError(f"--sweep={text}: names '{name}' twice")
         try:
@@ -142,6 +143,20 @@ def _parse_sweep(text: str, traced: Mapping[str, Any]) -> dict[str, tuple[float,
         if len(set(varied[name])) < len(varied[name]):
             raise UserError(f"--sweep={text}: '{name}' has a value twice")
     return varied
+
+
+def _not_swept(name: str, traced: Mapping[str, Any], config: _Tree) -> UserError:
+    """Why a field cannot be varied within one program, and what can be near it."""
+    fields = {leaf.name: leaf.traced for leaf in leaves(config)}
+    if name not in fields:
+        return unknown("--sweep: field", name, traced)
+    if fields[name]:
+        return UserError(f"--sweep={name}=…: nothing of --algorithm={config.algorithm} reads it")
+    section = name.rpartition(".")[0]
+    beside = [other for other in traced if other.rpartition(".")[0] == section]
+    there = f"traced of {section}: {', '.join(beside)}" if beside else "--help marks those that are"
+    return UserError(f"--sweep={name}=…: is not traced, so each of its values takes a program, and "
+                     f"a run, of its own; {there}")
 
 
 def _label(change: Mapping[str, float]) -> str:

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from varshare_jax import methods, suites
-from varshare_jax.algorithms import ALGORITHMS, Problem, preconditioner
+from varshare_jax.algorithms import ALGORITHMS, preconditioner
+from varshare_jax.algorithms.base import Problem
 from varshare_jax.algorithms.descent import init_agent
 from varshare_jax.algorithms.normalization import initial_stats
 from varshare_jax.algorithms.rollout import initial_world

@@ -120,6 +120,7 @@ class _Run:
             self.record.writer = RunWriter(
                 self.folder, self.suite.task_names, self.record.update, self.record.env_steps,
                 self.config.run.tensorboard, self.total, self.record.known_rows)
+            self.record.writer.describe(self.config, self.presets)
         self.record.start()
 
     def _loop(self, state: TrainState, stop: Stop):

@@ -1,11 +1,12 @@
 """Settings as trees of frozen dataclasses: fields that know their help and bounds, and the tree's
 leaves by dotted name.
 
-Whoever needs a setting defines it beside the code that reads it; `config` assembles the tree.
+Each room has its own in a module `settings`, which imports no JAX; `config` assembles the tree.
 """
 
 import dataclasses
 import functools
+import importlib
 import importlib.metadata
 import math
 import typing
@@ -164,26 +165,53 @@ def flag_value(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+class At:
+    """Where something of the library's own is, as an entry point says it: `module:name`.
+
+    Its module is imported when the entry is read: listing what there is, as `--help` does, imports
+    no JAX. `options` go to `adopt`.
+    """
+
+    def __init__(self, place: str, **options: Any):
+        self._place, self.options = place, options
+
+    def load(self) -> Any:
+        """Imports it."""
+        module, _, name = self._place.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
 class Registry(Mapping[str, Any]):
     """What is known by name: the library's own, and what installed packages register.
 
     Entry-point groups: `varshare_jax.methods`, `.algorithms`, `.suites`, `.plans`. They are loaded
     when the registry is first read, so that the modules of such a package may import the library,
-    in any order, and be imported before it. `adopt` makes an entry of a name and what it names.
+    in any order, and be imported before it. `own` entries are things, or say where they are `At`.
+    `adopt` makes an entry of a name and what it names.
     """
 
     def __init__(self, group: str, own: Mapping[str, Any],
-                 adopt: Callable[[str, Any], Any] = lambda name, thing: thing):
+                 adopt: Callable[..., Any] = lambda name, thing: thing):
         self._group, self._own, self._adopt = group, own, adopt
 
     def __getitem__(self, name: str) -> Any:
-        return self._entries[name]
+        entry = self._entries[name]
+        if isinstance(entry, At):
+            self._entries[name] = entry = self._adopt(name, entry.load(), **entry.options)
+        return entry
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries  # without importing it
+
+    def registered(self) -> list[Any]:
+        """The entries that come from other packages."""
+        return [self[name] for name in self if name not in self._own]
 
     @functools.cached_property
     def _entries(self) -> dict[str, Any]:

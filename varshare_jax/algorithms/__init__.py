@@ -1,20 +1,27 @@
-"""The registry of algorithms: a new one is one file and one line here, or an entry point elsewhere.
+"""The registry of algorithms: a new one is one file, its section in `settings` and one line here,
+or an entry point elsewhere.
 """
 
-from varshare_jax.algorithms.base import Algorithm, AlgorithmConfig, Problem
-from varshare_jax.algorithms.dqn import DQN
-from varshare_jax.algorithms.ppo import PPO
-from varshare_jax.algorithms.vmpo import VMPO
-from varshare_jax.settings import Registry
+from typing import Any
+
+from varshare_jax.algorithms.settings import SECTIONS, AlgorithmConfig
+from varshare_jax.settings import At, Registry
 
 
-def _adopt(name: str, kind: type[Algorithm]) -> Algorithm:
+def _adopt(name: str, kind: Any) -> Any:
     if kind.settings.section != name:
         raise ValueError(f"its section of settings is {kind.settings.section}")
     return kind()
 
 
 ALGORITHMS: Registry = Registry("algorithms", {
-    kind.settings.section: kind() for kind in (PPO, VMPO, DQN)}, _adopt)
+    "ppo": At("varshare_jax.algorithms.ppo:PPO"),
+    "vmpo": At("varshare_jax.algorithms.vmpo:VMPO"),
+    "dqn": At("varshare_jax.algorithms.dqn:DQN"),
+}, _adopt)
+"""A name -> its `Algorithm`."""
 
-__all__ = ["ALGORITHMS", "Algorithm", "AlgorithmConfig", "Problem"]
+
+def sections() -> tuple[type[AlgorithmConfig], ...]:
+    """Sections of settings of all algorithms, in the order of their flags."""
+    return *SECTIONS, *(algorithm.settings for algorithm in ALGORITHMS.registered())

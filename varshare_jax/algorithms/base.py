@@ -1,7 +1,6 @@
 """What a learning algorithm is, and what it is given."""
 
 import abc
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -9,36 +8,13 @@ import distrax
 import jax
 import jax.numpy as jnp
 
+from varshare_jax.algorithms.settings import AlgorithmConfig
 from varshare_jax.methods.base import Metrics, Scalars
 from varshare_jax.methods.lifting import MultiTaskNetwork
 from varshare_jax.networks.network import Heads
 from varshare_jax.networks.settings import NetworkConfig
-from varshare_jax.settings import Section, field
 from varshare_jax.suites.base import Suite
 from varshare_jax.types import Agent, Continuous, Discrete, Player, TrainState, Variables
-
-
-@dataclasses.dataclass(frozen=True)
-class AlgorithmConfig(Section):
-    """What every algorithm has settings for."""
-
-    num_envs: int = field(16, "environments of each task, stepped in parallel (N)", above=0)
-    rollout_length: int = field(128, "steps of each environment per update (T)", above=0)
-    learning_rate: float = field(1e-3, "Adam's learning rate", traced=True, above=0)
-    task_rate: float = field(1.0, "learning rate of tasks' own parameters over that of the shared "
-                                  "ones", traced=True, least=0)
-    preconditioner: str = field("own", "whose second moment divides a step: each parameter's own; "
-                                       "or one for the shared parameters and tasks' residuals, so "
-                                       "that a step splits between them as their gradients do",
-                                choices=("own", "shared"))
-    anneal_learning_rate: bool = field(True, "decay the learning rate linearly to zero")
-    adam_epsilon: float = field(1e-5, "Adam's epsilon", above=0)
-    max_grad_norm: float = field(0.5, "clip norm of the shared and of each task's gradient",
-                                 traced=True, above=0)
-    discount: float = field(0.99, "discount γ", traced=True, least=0, most=1)
-    normalize_observations: bool = field(True, "standardise observations per task, running")
-    normalize_returns: bool = field(True, "scale rewards per task by the running deviation of the "
-                                          "discounted return")
 
 
 class Algorithm(abc.ABC):

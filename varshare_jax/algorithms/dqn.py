@@ -4,7 +4,6 @@ reinforcement learning"), double (van Hasselt et al. 2016, arXiv 1509.06461), fr
 Every task has a replay of its own, and every batch holds the same number of transitions of each.
 """
 
-import dataclasses
 import functools
 
 import distrax
@@ -13,60 +12,16 @@ import jax.numpy as jnp
 
 from varshare_jax.algorithms import descent, objectives
 from varshare_jax.algorithms.acting import observe
-from varshare_jax.algorithms.base import Algorithm, AlgorithmConfig, Problem, per_task
+from varshare_jax.algorithms.base import Algorithm, Problem, per_task
 from varshare_jax.algorithms.normalization import update_stats
 from varshare_jax.algorithms.replay import Batch, Experience, create, insert, num_bytes, sample
 from varshare_jax.algorithms.rollout import collect, episode_metrics
+from varshare_jax.algorithms.settings import DQNConfig
 from varshare_jax.errors import UserError
 from varshare_jax.methods.base import Metrics
 from varshare_jax.networks.heads import ActionValueHead
-from varshare_jax.settings import changed, field
 from varshare_jax.suites.base import Suite
 from varshare_jax.types import Agent, Discrete, TrainState, Variables
-
-
-@dataclasses.dataclass(frozen=True)
-class DQNConfig(AlgorithmConfig):
-    """Deep Q-learning."""
-
-    section = "dqn"
-
-    num_envs: int = changed(AlgorithmConfig, "num_envs", 8)
-    rollout_length: int = changed(AlgorithmConfig, "rollout_length", 32)
-    learning_rate: float = changed(AlgorithmConfig, "learning_rate", 5e-4)
-    max_grad_norm: float = changed(AlgorithmConfig, "max_grad_norm", 10.0)
-    normalize_observations: bool = changed(AlgorithmConfig, "normalize_observations", False)
-    normalize_returns: bool = changed(AlgorithmConfig, "normalize_returns", False)
-    replay_size: int = field(50_000, "transitions kept of each task", above=0)
-    learning_starts: int = field(1_000, "transitions of each task before the first gradient step",
-                                 least=0)
-    gradient_steps: int = field(128, "gradient steps per update", above=0)
-    batch_size: int = field(64, "transitions of each task in a gradient step", above=0)
-    n_step: int = field(3, "rewards before the target bootstraps", above=0)
-    double: bool = field(True, "the online network chooses the action that the target's values")
-    epsilon_start: float = field(1.0, "share of random actions at the start", traced=True, least=0,
-                                 most=1)
-    epsilon_end: float = field(0.05, "share of random actions in the end", traced=True, least=0,
-                               most=1)
-    epsilon_fraction: float = field(0.2, "fraction of training in which that share falls",
-                                    traced=True, above=0, most=1)
-    target_every: int = field(1, "gradient steps between moves of the target network", above=0)
-    target_rate: float = field(0.01, "how far it moves then towards the online one; 1: all the way",
-                               traced=True, above=0, most=1)
-
-    def check(self) -> None:
-        shortest = self.num_envs * self.rollout_length
-        if self.replay_size < shortest:
-            raise UserError(f"--dqn.replay_size={self.replay_size}: must hold one rollout, "
-                            f"num_envs × rollout_length = {shortest}")
-        if self.learning_starts > self.replay_size:
-            raise UserError(f"--dqn.learning_starts={self.learning_starts}: must not exceed "
-                            f"--dqn.replay_size={self.replay_size}")
-
-    @property
-    def replay_length(self) -> int:
-        """Steps kept of each env."""
-        return self.replay_size // self.num_envs
 
 
 class DQN(Algorithm):

@@ -4,7 +4,6 @@ Arrays lead with the axes [T, M, N] of a rollout or [M, G, L] of a batch, where 
 task are split into G groups and L = T·N/G samples of a group are shuffled together.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,38 +12,13 @@ import jax.numpy as jnp
 
 from varshare_jax.algorithms import popart
 from varshare_jax.algorithms.acting import observe
-from varshare_jax.algorithms.base import Algorithm, AlgorithmConfig, Problem, per_task
+from varshare_jax.algorithms.base import Algorithm, Problem, per_task
 from varshare_jax.algorithms.normalization import update_stats
 from varshare_jax.errors import UserError
 from varshare_jax.methods.base import Metrics
 from varshare_jax.networks.critics import make_critic
 from varshare_jax.networks.heads import PolicyHead, ValueHead
-from varshare_jax.settings import field
 from varshare_jax.types import TrainState, Transition, Variables
-
-
-@dataclasses.dataclass(frozen=True)
-class OnPolicyConfig(AlgorithmConfig):
-    """Settings of epochs over rollouts and of the critic of states."""
-
-    epochs: int = field(4, "passes over a rollout", above=0)
-    minibatches: int = field(4, "minibatches per epoch; each holds every task in equal share",
-                             above=0)
-    gae_lambda: float = field(0.95, "λ of generalised advantage estimation", traced=True, least=0,
-                              most=1)
-    value_coefficient: float = field(0.5, "weight of the value loss", traced=True, least=0)
-    entropy_coefficient: float = field(0.01, "weight of the entropy bonus", traced=True, least=0)
-    normalize_advantage: bool = field(True, "standardise advantages per task and minibatch")
-    popart_rate: float = field(0.0, "rate at which PopArt's per-task value statistics follow the "
-                                    "returns, which the critic then predicts standardised; 0: "
-                                    "no PopArt", least=0, most=1)
-
-    def check(self) -> None:
-        samples = self.num_envs * self.rollout_length
-        if samples % self.minibatches:
-            raise UserError(f"--{self.section}.minibatches={self.minibatches}: must divide "
-                            f"num_envs × rollout_length = {self.num_envs} × "
-                            f"{self.rollout_length} = {samples}")
 
 
 class Batch(NamedTuple):

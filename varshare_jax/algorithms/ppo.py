@@ -1,6 +1,5 @@
 """Proximal policy optimisation for M tasks at once (Schulman et al. 2017, arXiv 1707.06347)."""
 
-import dataclasses
 import functools
 
 import jax
@@ -8,25 +7,12 @@ import jax.numpy as jnp
 
 from varshare_jax.algorithms import descent, on_policy
 from varshare_jax.algorithms.base import Problem, per_task
-from varshare_jax.algorithms.on_policy import Batch, OnPolicy, OnPolicyConfig
+from varshare_jax.algorithms.on_policy import Batch, OnPolicy
 from varshare_jax.algorithms.rollout import collect, episode_metrics
+from varshare_jax.algorithms.settings import PPOConfig
 from varshare_jax.methods.base import Metrics, Scalars
 from varshare_jax.networks.critics import make_critic
-from varshare_jax.settings import field
 from varshare_jax.types import Agent, TrainState
-
-
-@dataclasses.dataclass(frozen=True)
-class PPOConfig(OnPolicyConfig):
-    """Proximal policy optimisation."""
-
-    section = "ppo"
-
-    clip: float = field(0.2, "clip range ε of the surrogate and of the value loss", traced=True,
-                        above=0)
-    clip_value: bool = field(True, "clip the value loss as well")
-    target_kl: float = field(0.0, "skip the epochs left once the approximate KL of the policy "
-                                  "exceeds this; 0 never does", least=0)
 
 
 class PPO(OnPolicy):

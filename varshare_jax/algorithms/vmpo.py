@@ -5,7 +5,6 @@ advantages, an M-step makes them likelier within a trust region around the targe
 trust region are Lagrange multipliers of each task's own.
 """
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -16,33 +15,12 @@ import optax
 from varshare_jax.algorithms import descent, objectives, on_policy
 from varshare_jax.algorithms.acting import policy_of
 from varshare_jax.algorithms.base import Problem, per_task
-from varshare_jax.algorithms.on_policy import OnPolicy, OnPolicyConfig
+from varshare_jax.algorithms.on_policy import OnPolicy
 from varshare_jax.algorithms.rollout import collect, episode_metrics
+from varshare_jax.algorithms.settings import VMPOConfig
 from varshare_jax.methods.base import Metrics, Scalars
 from varshare_jax.networks.critics import make_critic
-from varshare_jax.settings import changed, field
 from varshare_jax.types import Continuous, TrainState
-
-
-@dataclasses.dataclass(frozen=True)
-class VMPOConfig(OnPolicyConfig):
-    """V-MPO."""
-
-    section = "vmpo"
-
-    entropy_coefficient: float = changed(OnPolicyConfig, "entropy_coefficient", 0.0)
-    epsilon: float = field(0.1, "bound ε on the KL of the better half's weights from uniform ones",
-                           traced=True, above=0)
-    epsilon_policy: float = field(0.01, "bound on KL(target ‖ policy) of discrete actions",
-                                  traced=True, above=0)
-    epsilon_mean: float = field(0.1, "bound on the part of that KL due to Gaussians' means",
-                                traced=True, above=0)
-    epsilon_covariance: float = field(1e-4, "bound on the part due to their covariances",
-                                      traced=True, above=0)
-    dual_rate: float = field(0.01, "learning rate of the multipliers", traced=True, above=0)
-    initial_temperature: float = field(1.0, "temperature η at the start", above=1e-6)
-    initial_multiplier: float = field(1.0, "multipliers α of the KL at the start", above=1e-6)
-    target_every: int = field(1, "updates between copies of the policy to the target", above=0)
 
 
 class Sample(NamedTuple):

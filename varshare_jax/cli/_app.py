@@ -11,9 +11,8 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from varshare_jax.config import Config, with_presets
+from varshare_jax.config import PRESETS, Config, with_presets
 from varshare_jax.errors import UserError, printable, unknown
-from varshare_jax.runs.folder import read_config
 from varshare_jax.settings import Leaf, leaves, replace
 
 __all__ = ["UserError", "config_from_flags", "define_config_flags", "define_number", "named_run",
@@ -160,13 +159,16 @@ def define_config_flags() -> None:
     """A flag for every leaf of the config tree, named by its dotted path, and `--preset`."""
     for leaf in leaves(Config()):
         _define(leaf)
-    flags.DEFINE_list("preset", [], "named bundles of settings, applied before other flags")
+    flags.DEFINE_list("preset", [], "named bundles of settings, applied in this order before other "
+                                    f"flags ({' | '.join(PRESETS)})")
 
 
 def _define(leaf: Leaf) -> None:
     kind, text = type(leaf.value), leaf.help
     if leaf.choices:
         text += f" ({' | '.join(leaf.choices)})"
+    if leaf.traced:
+        text += " [traced]"
     if kind is bool:
         flags.DEFINE_bool(leaf.name, leaf.value, text)
     elif kind is int:
@@ -191,6 +193,8 @@ def config_from_flags(resumed: Path | None = None) -> Config:
     base = with_presets(Config(), flags.FLAGS.preset)
     about_the_run = all(name == "run_dir" or name.startswith("run.") for name in given)
     if resumed and about_the_run and not flags.FLAGS.preset and (resumed / "config.json").exists():
+        from varshare_jax.runs.folder import read_config  # imports JAX, which --help does without
+
         stored = read_config("--run_dir", resumed)
         # What is in a cache is executed, so a folder does not say which one to use.
         base = replace(stored, {"run.compile_cache": base.run.compile_cache})

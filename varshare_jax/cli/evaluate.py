@@ -13,9 +13,7 @@ import numpy as np
 from absl import flags
 
 from varshare_jax.cli import _app
-from varshare_jax.playing.engines import ENGINES
-from varshare_jax.playing.evaluation import ACTIONS, WEIGHTS
-from varshare_jax.playing.scoring import MEASURES, evaluate_run, write_scores
+from varshare_jax.playing.settings import ACTIONS, ENGINES, WEIGHTS
 
 
 def _main(argv: list[str]) -> None:
@@ -29,6 +27,8 @@ def _main(argv: list[str]) -> None:
         raise _app.unknown("--engine", flags.FLAGS.engine, ENGINES)
     _app.positive("episodes")
     _app.positive("samples")
+    from varshare_jax.playing.scoring import evaluate_run, write_scores  # they import JAX
+
     scores = evaluate_run(run, episodes=flags.FLAGS.episodes, weights=flags.FLAGS.weights,
                           samples=flags.FLAGS.samples, actions=flags.FLAGS.actions,
                           seed=flags.FLAGS.eval_seed, engine=flags.FLAGS.engine)
@@ -39,6 +39,8 @@ def _main(argv: list[str]) -> None:
 
 def _print(scores: dict) -> None:
     """Mean over seeds with the deviation between them, and the success rate if there is one."""
+    from varshare_jax.playing.scoring import MEASURES
+
     shown = "run", "update", "weights", "samples", "actions", "episodes"
     print(json.dumps({name: scores[name] for name in shown}))
     columns = [name for name in scores if name.endswith(MEASURES)]

@@ -14,11 +14,11 @@ from pathlib import Path
 from absl import flags
 
 from varshare_jax.cli import _app
-from varshare_jax.devices import use_cpu_cores
 
 
 def _main(argv: list[str]) -> int:
-    from varshare_jax import experiments
+    from varshare_jax import experiments  # here, as --help does without JAX
+    from varshare_jax.devices import use_cpu_cores
     from varshare_jax.experiments.forecast import Forecast
     from varshare_jax.runs.signals import STOPPED
 

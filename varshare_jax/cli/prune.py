@@ -13,8 +13,7 @@ import numpy as np
 from absl import flags
 
 from varshare_jax.cli import _app
-from varshare_jax.playing.pruning import files, prune_run
-from varshare_jax.variational.sparsity import RULES
+from varshare_jax.variational.settings import RULES
 
 
 def _main(argv: list[str]) -> None:
@@ -26,6 +25,8 @@ def _main(argv: list[str]) -> None:
     if not 0 <= given.max_lost <= 1:
         raise _app.UserError(f"--max_lost={given.max_lost}: must lie in [0, 1]")
     _app.positive("episodes")
+    from varshare_jax.playing.pruning import files, prune_run  # they import JAX
+
     result = prune_run(folder, rule=rule, max_lost=given.max_lost, episodes=given.episodes,
                        seed=given.eval_seed)
     _print(result)

@@ -10,8 +10,7 @@ from pathlib import Path
 from absl import flags
 
 from varshare_jax.cli import _app
-from varshare_jax.playing.evaluation import WEIGHTS
-from varshare_jax.playing.rendering import render_run
+from varshare_jax.playing.settings import WEIGHTS
 
 
 def _main(argv: list[str]) -> None:
@@ -22,6 +21,8 @@ def _main(argv: list[str]) -> None:
     if given.weights not in WEIGHTS:
         raise _app.unknown("--weights", given.weights, WEIGHTS)
     _app.positive("episodes", "fps")
+    from varshare_jax.playing.rendering import render_run  # it imports JAX
+
     out = Path(given.out or f"{given.task}.gif")
     render_run(run, given.task, out, episodes=given.episodes, fps=given.fps,
                weights=given.weights, seed=given.eval_seed, member=given.member)

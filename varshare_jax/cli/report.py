@@ -6,7 +6,6 @@ from absl import flags
 
 from varshare_jax.cli import _app
 from varshare_jax.errors import printable
-from varshare_jax.report import write_report
 
 _OUT = flags.DEFINE_string("out", "report.html",
                           "page to write; report.csv and report_curves.csv go beside it")
@@ -16,6 +15,8 @@ _FOCUS = flags.DEFINE_string(
 
 
 def _run(argv: list[str]) -> None:
+    from varshare_jax.report import write_report  # it imports Matplotlib
+
     figure = Path(_FIGURE_PNG.value) if _FIGURE_PNG.value else None
     report = write_report([Path(name) for name in argv[1:]], Path(_OUT.value), figure_png=figure,
                           focus=_FOCUS.value)

@@ -21,13 +21,14 @@ from pathlib import Path
 from absl import flags
 
 from varshare_jax.cli import _app
-from varshare_jax.runner import train
-from varshare_jax.runs.signals import STOPPED, leave
 
 ALL_DIVERGED = 3
 
 
 def _main(argv: list[str]) -> int:
+    from varshare_jax.runner import train  # here, as --help does without JAX
+    from varshare_jax.runs.signals import STOPPED, leave
+
     if len(argv) > 1:
         raise _app.UserError(f"argument {argv[1]}: unexpected; flags are written --name=value")
     given = flags.FLAGS

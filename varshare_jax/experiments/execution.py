@@ -21,6 +21,7 @@ from varshare_jax.experiments import grid
 from varshare_jax.experiments.forecast import Forecast, clock
 from varshare_jax.experiments.plan import Plan, PlannedRun
 from varshare_jax.learner import make_problem
+from varshare_jax.playing import engines
 from varshare_jax.report import write_report
 from varshare_jax.runs.folder import check_same
 from varshare_jax.runs.signals import STOPPED, Stopped
@@ -54,10 +55,16 @@ class Outcome:
 
 
 def check(plan: Plan) -> None:
-    """Raises UserError, before any time is spent, for what no run of the plan could survive."""
+    """Raises UserError, before any time is spent, for what no run of the plan could survive.
+
+    Engines that its evaluations name are among that: they play when training is over.
+    """
+    others = {flags["engine"] for flags in plan.evaluations.values() if "engine" in flags} - {"jax"}
     for run in plan.runs:
         try:
-            make_problem(run.config)
+            suite = make_problem(run.config).suite
+            for engine in sorted(others):
+                engines.check(engine, suite)
         except UserError as error:
             raise UserError(f"{plan.name}: variant {run.name}: {error}") from error
         if (run.folder / "config.json").exists():

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from varshare_jax import methods
 from varshare_jax.algorithms import ALGORITHMS
 from varshare_jax.config import Config
 from varshare_jax.errors import UserError, unknown
@@ -192,7 +193,7 @@ def _check_read(where: str, name: str, config: Config) -> None:
         raise UserError(f"{where}: nothing of --algorithm={config.algorithm} reads it")
     if config.method not in METHODS:
         raise unknown("--method", config.method, METHODS)
-    of_methods = {kind.section for entry in METHODS.values() for kind in entry.method.settings}
+    of_methods = {kind.section for kind in methods.sections()}
     entry = METHODS[config.method]
     unread = of_methods - {kind.section for kind in entry.method.settings}
     if entry.combiner == config.gradients.combine == "mean" and name != "gradients.combine":

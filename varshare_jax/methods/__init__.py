@@ -1,55 +1,52 @@
-"""The registry of methods: a new one is one file and one line here, or an entry point elsewhere."""
+"""The registry of methods: a new one is one file, its section in `settings` and one line here, or
+an entry point elsewhere.
+"""
 
+import itertools
 from typing import Any, NamedTuple
 
 from varshare_jax.errors import unknown
-from varshare_jax.methods.base import Method
-from varshare_jax.methods.contextual import Contextual
-from varshare_jax.methods.hard_sharing import HardSharing
-from varshare_jax.methods.independent import Independent
-from varshare_jax.methods.l2_soft import L2Soft
-from varshare_jax.methods.lifting import MultiTaskNetwork
-from varshare_jax.methods.one_hot import OneHot
-from varshare_jax.methods.paco import PaCo
-from varshare_jax.methods.soft_modularization import SoftModularization
-from varshare_jax.methods.varshare import VarShare
-from varshare_jax.methods.varshare_horseshoe import VarShareHorseshoe
-from varshare_jax.methods.varshare_lora import VarShareLoRA
-from varshare_jax.methods.varshare_trust_region import VarShareTrustRegion
-from varshare_jax.settings import Registry
+from varshare_jax.methods.settings import SECTIONS
+from varshare_jax.settings import At, Registry, Section
 
 
 class Entry(NamedTuple):
-    """A class, and the combiner of gradients that makes it another method."""
+    """A subclass of `Method`, and the combiner of gradients that makes it another method."""
 
-    method: type[Method]
+    method: Any
     combiner: str = "mean"
 
 
 METHODS: Registry = Registry("methods", {
-    "varshare": Entry(VarShare),
-    "independent": Entry(Independent),
-    "hard_sharing": Entry(HardSharing),
-    "contextual": Entry(Contextual),
-    "one_hot": Entry(OneHot),
-    "l2_soft": Entry(L2Soft),
-    "paco": Entry(PaCo),
-    "soft_modularization": Entry(SoftModularization),
-    "pcgrad": Entry(HardSharing, "pcgrad"),  # Yu et al. 2020, arXiv 2001.06782
-    "cagrad": Entry(HardSharing, "cagrad"),  # Liu et al. 2021, arXiv 2110.14048
+    "varshare": At("varshare_jax.methods.varshare:VarShare"),
+    "independent": At("varshare_jax.methods.independent:Independent"),
+    "hard_sharing": At("varshare_jax.methods.hard_sharing:HardSharing"),
+    "contextual": At("varshare_jax.methods.contextual:Contextual"),
+    "one_hot": At("varshare_jax.methods.one_hot:OneHot"),
+    "l2_soft": At("varshare_jax.methods.l2_soft:L2Soft"),
+    "paco": At("varshare_jax.methods.paco:PaCo"),
+    "soft_modularization": At("varshare_jax.methods.soft_modularization:SoftModularization"),
+    # Yu et al. 2020, arXiv 2001.06782; Liu et al. 2021, arXiv 2110.14048
+    "pcgrad": At("varshare_jax.methods.hard_sharing:HardSharing", combiner="pcgrad"),
+    "cagrad": At("varshare_jax.methods.hard_sharing:HardSharing", combiner="cagrad"),
     # The two on one shared network that is told the task, in place of one with a head for each.
-    "contextual_pcgrad": Entry(Contextual, "pcgrad"),
-    "contextual_cagrad": Entry(Contextual, "cagrad"),
-    "varshare_lora": Entry(VarShareLoRA),
-    "varshare_horseshoe": Entry(VarShareHorseshoe),
-    "varshare_trust_region": Entry(VarShareTrustRegion),
-}, adopt=lambda name, method: Entry(method))
+    "contextual_pcgrad": At("varshare_jax.methods.contextual:Contextual", combiner="pcgrad"),
+    "contextual_cagrad": At("varshare_jax.methods.contextual:Contextual", combiner="cagrad"),
+    "varshare_lora": At("varshare_jax.methods.varshare_lora:VarShareLoRA"),
+    "varshare_horseshoe": At("varshare_jax.methods.varshare_horseshoe:VarShareHorseshoe"),
+    "varshare_trust_region": At("varshare_jax.methods.varshare_trust_region:VarShareTrustRegion"),
+}, adopt=lambda name, method, **options: Entry(method, **options))
+"""A name -> its `Entry`."""
 
-__all__ = ["METHODS", "Entry", "Method", "MultiTaskNetwork", "make"]
+
+def sections() -> tuple[type[Section], ...]:
+    """Sections of settings of all methods, in the order of their flags."""
+    others = (entry.method.settings for entry in METHODS.registered())
+    return *SECTIONS, *itertools.chain(*others)
 
 
-def make(config: Any, num_tasks: int) -> Method:
-    """The method that `config` names; raises UserError for an unknown or impossible one."""
+def make(config: Any, num_tasks: int) -> Any:
+    """The `Method` that `config` names; raises UserError for an unknown or impossible one."""
     if config.method not in METHODS:
         raise unknown("--method", config.method, METHODS)
     entry = METHODS[config.method]

@@ -1,7 +1,7 @@
 """What a method of sharing parameters between tasks is: one task's network out of two collections.
 
-A method in a file of its own defines `split` and `compose`, its settings beside them, and one line
-in the registry (or an entry point of another package).
+A method in a file of its own defines `split` and `compose`. It has a section in `settings` where it
+needs one, and a line in the registry (or an entry point of another package).
 """
 
 import dataclasses

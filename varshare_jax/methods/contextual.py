@@ -4,23 +4,13 @@ Sodhani et al. 2021, "Multi-Task Reinforcement Learning with Context-based Repre
 arXiv 2102.06177, without its text metadata: z_m is learned from scratch.
 """
 
-import dataclasses
 
 import jax
 
 from varshare_jax.methods.base import Method
+from varshare_jax.methods.settings import ContextualConfig
 from varshare_jax.networks.heads import is_head
 from varshare_jax.networks.layers import fold_context
-from varshare_jax.settings import Section, field
-
-
-@dataclasses.dataclass(frozen=True)
-class ContextualConfig(Section):
-    """Contextual policies."""
-
-    section = "contextual"
-
-    size: int = field(8, "entries of each task's embedding", above=0)
 
 
 class Contextual(Method):

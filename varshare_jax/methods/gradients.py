@@ -5,36 +5,20 @@ only the Gram matrix K = G Gᵀ of those gradients (G is [M, P]), in which they 
 the result is Gᵀ c for coefficients c.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from varshare_jax.methods.settings import GradientsConfig
 from varshare_jax.networks.heads import LOG_STD
-from varshare_jax.settings import Section, field
 from varshare_jax.types import SHARED, Variables, lead
 
 Combiner = Callable[[jax.Array, jax.Array, dict[str, jax.Array]], jax.Array]
 """(Gram matrix [M, M], key, scalars) -> coefficients [M]; the mean gradient is 1/M."""
 
 _EPSILON = 1e-12
-
-
-@dataclasses.dataclass(frozen=True)
-class GradientsConfig(Section):
-    """How tasks' gradients of the shared parameters become one."""
-
-    section = "gradients"
-
-    combine: str = field("mean", "combiner", choices=("mean", "pcgrad", "cagrad"))
-    separately: bool = field(True, "combine actor, critic and shared trunk each by itself")
-    cagrad_c: float = field(0.4, "CAGrad's c: radius around the mean gradient, relative to its "
-                                 "norm", traced=True, above=0)
-    cagrad_rescale: bool = field(True, "divide CAGrad's update by 1 + c²")
-    cosines: bool = field(False, "measure once an update how far tasks' gradients of the shared "
-                                 "parameters agree; costs one minibatch's gradient")
 
 
 _SOLVER_STEPS = 40

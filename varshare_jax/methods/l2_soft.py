@@ -1,23 +1,12 @@
 """L2-soft sharing: W_m = θ + φ_m, with λ‖φ_m‖² (Evgeniou & Pontil 2004)."""
 
-import dataclasses
 
 import jax
 import jax.numpy as jnp
 
 from varshare_jax.methods.base import Method
-from varshare_jax.settings import Section, field
+from varshare_jax.methods.settings import L2SoftConfig
 from varshare_jax.variational.tree import by_layer
-
-
-@dataclasses.dataclass(frozen=True)
-class L2SoftConfig(Section):
-    """L2-soft sharing."""
-
-    section = "l2_soft"
-
-    penalty: float = field(1e-3, "weight λ of each task's squared residual norm", traced=True,
-                           least=0)
 
 
 class L2Soft(Method):

@@ -5,24 +5,12 @@ arXiv 2210.11653. As in the authors' code the K bases start equal, w_m ~ N(0, 1)
 breaks the symmetry, and no layer is told the task. One w_m serves actor and critic.
 """
 
-import dataclasses
 
 import jax
 import jax.numpy as jnp
 
 from varshare_jax.methods.base import Method
-from varshare_jax.settings import Section, field
-
-
-@dataclasses.dataclass(frozen=True)
-class PaCoConfig(Section):
-    """Parameter-compositional networks."""
-
-    section = "paco"
-
-    bases: int = field(5, "networks that tasks combine (K)", above=0)
-    loss_threshold: float = field(100.0, "tasks whose loss exceeds this sit an update out and "
-                                         "draw new coefficients", traced=True, above=0)
+from varshare_jax.methods.settings import PaCoConfig
 
 
 class PaCo(Method):

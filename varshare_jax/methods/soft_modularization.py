@@ -5,22 +5,11 @@ The network is `networks/soft_modules.py`; docs/method.md lists where the paper 
 differ and what this one does.
 """
 
-import dataclasses
 
 from varshare_jax.methods.base import Method
+from varshare_jax.methods.settings import SoftModularizationConfig
 from varshare_jax.networks.heads import is_head
 from varshare_jax.networks.soft_modules import SoftModules
-from varshare_jax.settings import Section, field
-
-
-@dataclasses.dataclass(frozen=True)
-class SoftModularizationConfig(Section):
-    """Soft modularization; presets soft_shallow (2 × 2) and soft_deep (4 × 4)."""
-
-    section = "soft_modularization"
-
-    layers: int = field(2, "layers of modules (L)", above=0)
-    modules: int = field(2, "modules of each layer (n)", above=0)
 
 
 class SoftModularization(Method):

@@ -5,7 +5,6 @@ the number of samples that a task contributes to an update. θ pays nothing, so 
 from it only where its reward is worth the nats.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -14,9 +13,9 @@ import jax.numpy as jnp
 
 from varshare_jax.errors import UserError
 from varshare_jax.methods.base import Draws, Method, Rates
-from varshare_jax.settings import Section, field
+from varshare_jax.methods.settings import ControllerConfig, VarShareConfig
 from varshare_jax.variational import natural
-from varshare_jax.variational.controllers import CONTROLLERS, ControllerConfig, Fixed
+from varshare_jax.variational.controllers import CONTROLLERS, Fixed
 from varshare_jax.variational.diagnostics import diagnose
 from varshare_jax.variational.gaussian import (
     Gaussian,
@@ -28,44 +27,6 @@ from varshare_jax.variational.gaussian import (
 )
 from varshare_jax.variational.recentering import recenter
 from varshare_jax.variational.tree import layer_of, layers
-
-
-@dataclasses.dataclass(frozen=True)
-class VarShareConfig(Section):
-    """VarShare's posterior, prior and the weights that act and learn."""
-
-    section = "varshare"
-
-    beta: float = field(1.0, "weight β of KL / samples per task; 1 is the per-sample ELBO",
-                        traced=True, least=0)
-    sigma_prior: float = field(0.1, "standard deviation of the prior", traced=True, above=0)
-    sigma_init: float = field(0.01, "initial standard deviation of the posterior", above=0)
-    posterior: str = field("adam", "how σ is learned: adam, by steps of ρ down its gradient, of a "
-                                   "size that the learning rate sets; natural, by the curvature "
-                                   "of the loss, whatever the learning rate",
-                           choices=("adam", "natural"))
-    rho_rate: float = field(1.0, "learning rate of ρ over that of the means (posterior=adam)",
-                            traced=True, least=0)
-    curvature_rate: float = field(0.01, "weight of a gradient step in the running curvature "
-                                        "(posterior=natural)", traced=True, least=0, most=1)
-    estimator: str = field("shared", "estimator of the expected loss",
-                           choices=("shared", "flipout", "local"))
-    act_with: str = field("mean", "weights that collect rollouts", choices=("mean", "sample"))
-    learn_with: str = field("sample", "weights in the loss", choices=("mean", "sample"))
-    hold: str = field("rollout", "how long an acting sample is held",
-                      choices=("rollout", "episode", "step"))
-    draws: int = field(1, "draws of the weights per minibatch, whose gradients are averaged",
-                       above=0)
-    learn_sigma: bool = field(True, "learn the posterior's standard deviations; else they stay at "
-                                    "sigma_init")
-    controller: str = field("fixed", "what steers beta and sigma_prior while training; see "
-                                     "controller.*", choices=tuple(CONTROLLERS))
-    recenter: str = field("none", "move task means to the shared weights after every update: one "
-                                  "shift for all, which no task's function notices, or each its "
-                                  "own, as in the legacy notes",
-                          choices=("none", "shift", "literal"))
-    recenter_rate: float = field(0.1, "share α of the means that moves", traced=True, least=0,
-                                 most=1)
 
 
 class VarShare(Method):

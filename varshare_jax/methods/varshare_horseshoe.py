@@ -6,14 +6,13 @@ and output unit. s² = s_a s_b with s_a ~ Gamma(½, scale τ²) and s_b ~ invers
 posteriors are log-normal. τ is σ_prior, so that every controller acts on it.
 """
 
-import dataclasses
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from varshare_jax.methods.settings import HorseshoeConfig
 from varshare_jax.methods.varshare import VarShare
-from varshare_jax.settings import Section, field
 from varshare_jax.variational.gaussian import (
     Gaussian,
     Scale,
@@ -21,16 +20,6 @@ from varshare_jax.variational.gaussian import (
     kl_divergence,
     rho_of,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class HorseshoeConfig(Section):
-    """The horseshoe's scales."""
-
-    section = "horseshoe"
-
-    rate: float = field(0.01, "learning rate of the scales' posteriors, which are logarithms; not "
-                              "annealed", traced=True, least=0)
 
 
 @struct.dataclass

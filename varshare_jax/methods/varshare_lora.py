@@ -8,25 +8,15 @@ N(D, 1/2r), so that it pays for what it learned alone. Each entry of their produ
 prior's variance r (1/2r + 1/2r) σ_prior² = σ_prior², like a residual of full rank.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from varshare_jax.methods.settings import LoRAConfig
 from varshare_jax.methods.varshare import VarShare
-from varshare_jax.settings import Section, field
 from varshare_jax.variational.gaussian import Gaussian, is_gaussian, rho_of
-
-
-@dataclasses.dataclass(frozen=True)
-class LoRAConfig(Section):
-    """Low-rank residuals."""
-
-    section = "lora"
-
-    rank: int = field(4, "rank r of each kernel's residual", above=0)
 
 
 @struct.dataclass

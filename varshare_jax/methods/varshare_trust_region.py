@@ -5,27 +5,14 @@ and η follows what it is for: the adaptive KL penalty of Schulman et al. 2017, 
 section 4, for posteriors of weights in place of policies.
 """
 
-import dataclasses
 
 import jax
 import jax.numpy as jnp
 
 from varshare_jax.errors import UserError
+from varshare_jax.methods.settings import TrustRegionConfig
 from varshare_jax.methods.varshare import VarShare
-from varshare_jax.settings import Section, field
 from varshare_jax.variational.gaussian import is_gaussian, kl_divergence
-
-
-@dataclasses.dataclass(frozen=True)
-class TrustRegionConfig(Section):
-    """Trust region around the posterior that an update starts from."""
-
-    section = "trust_region"
-
-    eta: float = field(1.0, "weight η at the start; it adapts for each task", traced=True, above=0)
-    target: float = field(0.05, "KL ε to keep to in an update, nats per parameter", traced=True,
-                          above=0)
-
 
 _FACTOR = 1.5
 _LEAST, _MOST = 1e-3, 1e3

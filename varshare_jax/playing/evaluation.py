@@ -13,9 +13,6 @@ from varshare_jax.algorithms.base import Problem
 from varshare_jax.algorithms.rollout import advance_episode, initial_episode
 from varshare_jax.types import Player, TrainState
 
-WEIGHTS = ("mean", "sample")
-ACTIONS = ("mode", "sample")
-
 
 class Scores(NamedTuple):
     """Returns and successes of episodes, one entry per task and episode, [M, E]."""

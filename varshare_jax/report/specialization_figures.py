@@ -16,8 +16,9 @@ from varshare_jax.report.sections import Entry
 from varshare_jax.report.statistics import principal_coordinates
 from varshare_jax.report.tables import by_layer
 
-_MAPPED = ("kl", "relative_mu")
 _ROOMY, _RADIUS = 12, 4.6  # tasks whose names fit a map of common size; points of a mark
+_MAPPED = {"kl": "KL from the prior [nats], mean over seeds",
+           "relative_mu": "Σ|μ| / Σ|θ|, mean over seeds"}
 _GREY, _INK = "#6b7280", "#111827"
 
 
@@ -48,7 +49,22 @@ def tensorboard_maps(metrics: Mapping[str, np.ndarray],
         layers, values = by_layer(metrics, prefix)
         if layers and np.isfinite(values).any():
             top = max(np.nanmax(values), np.finfo(float).tiny)
-            yield prefix, to_png(layer_map(prefix, values, task_names, layers, top), dpi=100)
+            yield prefix, to_png(_labelled(prefix, values, task_names, layers, top))
+
+
+def _labelled(prefix: str, values: np.ndarray, task_names: Sequence[str],
+              layers: Sequence[str], top: float) -> Figure:
+    """A map to be read by itself and not beside others: large, its axes named, with numbers."""
+    figure = layer_map(_MAPPED[prefix], values, task_names, layers, top)
+    tasks, columns = values.shape
+    figure.set_size_inches(3.4 + 0.62 * columns, 1.8 + 0.3 * tasks)
+    axes = figure.axes[0]
+    axes.set(xlabel="layer", ylabel="task")
+    for (m, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            axes.text(column, m, f"{value:.3g}", ha="center", va="center", fontsize=8,
+                      color="white" if value > 0.6 * top else _INK)
+    return figure
 
 
 def task_maps(posterior: Posterior, task_names: Sequence[str],

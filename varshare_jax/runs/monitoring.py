@@ -12,9 +12,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
+from varshare_jax.config import Config
 from varshare_jax.errors import printable
+from varshare_jax.runs.board import Board
 from varshare_jax.runs.files import Shape, naming, plain, read_lines, write_rows
 
 _TICK_SECONDS = 5.0
@@ -40,6 +40,9 @@ class NullWriter:
     def image(self, tag: str, png: bytes, env_steps: int) -> None:
         """A picture of a series."""
 
+    def describe(self, config: Config, presets: tuple[str, ...]) -> None:
+        """What the run is, told once: when it begins."""
+
     def close(self) -> None:
         """Flushes and closes."""
 
@@ -55,7 +58,7 @@ class RunWriter(NullWriter):
     def __init__(self, folder: Path, task_names: tuple[str, ...], update: int, env_steps: int,
                  tensorboard: bool, total: float = math.inf,
                  known: Mapping[str, int] = MappingProxyType({})):
-        self._folder, self._tasks = folder, task_names
+        self._folder, self._resumed = folder, update > 0
         self._files, self.rows = {}, {}
         for name, shape in (("train", TRAIN_ROW), ("eval", EVAL_ROW)):
             path = folder / f"{name}.jsonl"
@@ -66,62 +69,37 @@ class RunWriter(NullWriter):
                      f"{update} are missing; training goes on without them")
             write_rows(path, rows)
             self._files[name], self.rows[name] = path.open("a"), len(rows)
-        self._board = _Board(folder / "tensorboard", env_steps + 1) if tensorboard else None
+        self._board = Board(folder, task_names, env_steps + 1) if tensorboard else None
 
     def train(self, row: dict[str, Any]) -> None:
         self._append("train", row)
-        self._show("train", row["metrics"] | {"steps_per_second": row["steps_per_second"]},
-                   row["env_steps"])
+        if self._board:
+            self._board.train(row)
 
     def evaluation(self, row: dict[str, Any]) -> None:
         self._append("eval", row)
-        metrics = {k: v for k, v in row.items() if k in ("return", "success")}
-        self._show("eval", metrics, row["env_steps"])
+        if self._board:
+            self._board.evaluation(row)
 
     def image(self, tag: str, png: bytes, env_steps: int) -> None:
         if self._board:
-            with naming(self._folder / "tensorboard"):
-                self._board.image(tag, png, env_steps)
-                self._board.flush()
+            self._board.image(tag, png, env_steps)
+
+    def describe(self, config: Config, presets: tuple[str, ...]) -> None:
+        if self._board and not self._resumed:
+            self._board.describe(config, presets)
 
     def close(self) -> None:
         for file in self._files.values():
             file.close()
         if self._board:
-            with naming(self._folder / "tensorboard"):  # pictures may still have to be written
-                self._board.close()
+            self._board.close()
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
         with naming(self._folder / f"{name}.jsonl"):
             self._files[name].write(json.dumps(plain(row)) + "\n")
             self._files[name].flush()
         self.rows[name] += 1
-
-    def _show(self, prefix: str, metrics: dict[str, Any], step: int) -> None:
-        """Means under `<prefix>/`, then `<prefix>_tasks/` and `<prefix>_seeds/` per curve."""
-        if not self._board:
-            return
-        with naming(self._folder / "tensorboard"):
-            self._show_all(prefix, metrics, step)
-            self._board.flush()
-
-    def _show_all(self, prefix: str, metrics: dict[str, Any], step: int) -> None:
-        for name, values in metrics.items():
-            values = np.asarray(values, np.float64)
-            self._scalar(f"{prefix}/{name}", values, step)
-            if values.ndim != 2:
-                continue
-            # Some of what a layer has, such as a learned σ_prior, is one for all tasks.
-            common = "/" in name and (values == values[:, :1]).all()
-            for m, task in enumerate(() if common else self._tasks):
-                self._scalar(f"{prefix}_tasks/{name}/{task}", values[:, m], step)
-            for s in range(values.shape[0]):
-                self._scalar(f"{prefix}_seeds/{name}/{s}", values[s], step)
-
-    def _scalar(self, tag: str, values: np.ndarray, step: int) -> None:
-        finite = values[np.isfinite(values)]
-        if finite.size:
-            self._board.scalar(tag, float(finite.mean()), step)
 
 
 def _readable(path: Path, shape: Shape) -> list[dict[str, Any]]:
@@ -134,42 +112,6 @@ def _readable(path: Path, shape: Shape) -> list[dict[str, Any]]:
         warn(f"{path}: {len(found.damaged)} lines cannot be read ({lines}); the file is kept as "
              f"{aside.name}, training goes on with the others")
     return found.rows
-
-
-class _Board:
-    """TensorBoard events, written by the caller's thread.
-
-    tensorboardX's SummaryWriter hands them to a thread of its own: if the disk is full that
-    thread dies, and the trainer waits for it for ever.
-    """
-
-    def __init__(self, folder: Path, first_step: int):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2
-
-        folder.mkdir(parents=True, exist_ok=True)
-        self._event = event_pb2.Event
-        self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._write(step=first_step, session_log=start)  # readers drop what came after it before
-        self.flush = self._writer.flush
-        self.close = self._writer.close
-
-    def scalar(self, tag: str, value: float, step: int) -> None:
-        """One point of one curve."""
-        from tensorboardX.summary import scalar
-
-        self._write(step=step, summary=scalar(tag, value))
-
-    def image(self, tag: str, png: bytes, step: int) -> None:
-        """One picture of a series."""
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        value = Summary.Value(tag=tag, image=Summary.Image(encoded_image_string=png))
-        self._write(step=step, summary=Summary(value=[value]))
-
-    def _write(self, **content: Any) -> None:
-        self._writer.write_event(self._event(wall_time=time.time(), **content))
 
 
 class Progress:

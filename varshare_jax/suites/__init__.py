@@ -1,54 +1,81 @@
-"""The registry of suites: by name, or by a family's name before a colon."""
+"""The registry of suites: by name, or by a family's name before a colon.
 
+Suites import JAX, and some an engine, so each is imported when it is made.
+"""
+
+import functools
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from varshare_jax.errors import unknown
 from varshare_jax.settings import Registry, Section, replace
-from varshare_jax.suites import (
-    cartpole,
-    cartpole_conflict,
-    cartpole_family,
-    cartpole_hard,
-    gymnax,
-    lunar_lander,
-    metaworld,
-)
-from varshare_jax.suites.base import Suite
-from varshare_jax.suites.metaworld.settings import MetaWorldConfig
+from varshare_jax.suites.settings import MetaWorldConfig
+
+if TYPE_CHECKING:
+    from varshare_jax.suites.base import Suite
 
 
-def _metaworld(name: str, config: Any) -> Suite:
+def _cartpole(name: str, config: Any) -> "Suite":
+    from varshare_jax.suites import cartpole
+
+    tasks = cartpole.TASKS if name == "cartpole10" else (cartpole.NOMINAL,)
+    return cartpole.CartPoleSuite(name, tasks)
+
+
+def _cartpole_hard(name: str, config: Any) -> "Suite":
+    from varshare_jax.suites import cartpole_hard
+
+    return cartpole_hard.make()
+
+
+def _cartpole_conflict(name: str, config: Any) -> "Suite":
+    from varshare_jax.suites import cartpole_conflict
+
+    return cartpole_conflict.make()
+
+
+def _cartpole_family(name: str, config: Any) -> "Suite":
+    from varshare_jax.suites import cartpole_family
+
+    return cartpole_family.make(name)
+
+
+def _lunar_lander(name: str, config: Any) -> "Suite":
+    from varshare_jax.suites import lunar_lander
+
+    tasks = (lunar_lander.NOMINAL,) if name == "lunar_lander" else lunar_lander.TASKS
+    return lunar_lander.LunarLanderSuite(name, tasks, continuous=name.endswith("_continuous"))
+
+
+def _metaworld(name: str, config: Any) -> "Suite":
+    from varshare_jax.suites import metaworld
+
     return metaworld.make(name, config.metaworld if config else MetaWorldConfig())
 
 
+def _gymnax(name: str, config: Any) -> "Suite":
+    from varshare_jax.suites import gymnax
+
+    return gymnax.single(name.partition(":")[2])
+
+
+_MAKERS = {
+    "cartpole10": _cartpole, "cartpole": _cartpole, "cartpole10_hard": _cartpole_hard,
+    "cartpole_conflict": _cartpole_conflict, "cartpole_family": _cartpole_family,
+    "lunar_lander20": _lunar_lander, "lunar_lander20_continuous": _lunar_lander,
+    "lunar_lander": _lunar_lander, "mt10": _metaworld, "mt3": _metaworld}
+
 SUITES: Registry = Registry("suites", {
-    "cartpole10": lambda config: cartpole.CartPoleSuite("cartpole10", cartpole.TASKS),
-    "cartpole": lambda config: cartpole.CartPoleSuite("cartpole", (cartpole.NOMINAL,)),
-    "cartpole10_hard": lambda config: cartpole_hard.make(),
-    "cartpole_conflict": lambda config: cartpole_conflict.make(),
-    "cartpole_family": lambda config: cartpole_family.make("cartpole_family"),
-    "lunar_lander20": lambda config: lunar_lander.LunarLanderSuite(
-        "lunar_lander20", lunar_lander.TASKS),
-    "lunar_lander20_continuous": lambda config: lunar_lander.LunarLanderSuite(
-        "lunar_lander20_continuous", lunar_lander.TASKS, continuous=True),
-    "lunar_lander": lambda config: lunar_lander.LunarLanderSuite(
-        "lunar_lander", (lunar_lander.NOMINAL,)),
-    "mt10": lambda config: _metaworld("mt10", config),
-    "mt3": lambda config: _metaworld("mt3", config),
-})
+    name: functools.partial(maker, name) for name, maker in _MAKERS.items()})
 """A name -> its suite, from the whole tree of settings or None for the defaults."""
 
-FAMILIES: Mapping[str, tuple[str, Callable[[str, Any], Suite]]] = {
+FAMILIES: Mapping[str, tuple[str, Callable[[str, Any], "Suite"]]] = {
     "mt1": ("<task>", _metaworld),
-    "cartpole_family": ("tasks=…,spread=…,seed=…",
-                        lambda name, config: cartpole_family.make(name)),
-    "gymnax": ("<id>", lambda name, config: gymnax.single(name.partition(":")[2])),
+    "cartpole_family": ("tasks=…,spread=…,seed=…", _cartpole_family),
+    "gymnax": ("<id>", _gymnax),
 }
 """A prefix -> what follows its colon, and the suite of a whole name."""
-
-__all__ = ["FAMILIES", "SUITES", "Suite", "make", "names", "sections", "settle"]
 
 
 def settle(config: Any, required: bool = True) -> Any:
@@ -56,13 +83,15 @@ def settle(config: Any, required: bool = True) -> Any:
 
     Raises UserError for one that JAX's device cannot run; if not `required` it takes another.
     """
+    from varshare_jax.suites import metaworld
+
     if not metaworld.owns(config.suite):
         return config
     physics = metaworld.physics_here(config.metaworld, required)
     return replace(config, {"metaworld.physics": physics})
 
 
-def make(name: str, config: Any = None) -> Suite:
+def make(name: str, config: Any = None) -> "Suite":
     """The suite of that name; raises UserError for an unknown one."""
     family, _, member = name.partition(":")
     if member and family in FAMILIES:
@@ -79,5 +108,5 @@ def names() -> list[str]:
 
 def sections() -> tuple[type[Section], ...]:
     """Sections of settings that suites read; what a package registers has its own as `settings`."""
-    others = (getattr(suite, "settings", ()) for suite in SUITES.values())
+    others = (getattr(suite, "settings", ()) for suite in SUITES.registered())
     return MetaWorldConfig, *itertools.chain(*others)

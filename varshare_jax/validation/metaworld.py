@@ -28,9 +28,9 @@ from varshare_jax.runs import provenance
 from varshare_jax.suites.metaworld import tasks
 from varshare_jax.suites.metaworld.original import Original
 from varshare_jax.suites.metaworld.scenes import Settings
-from varshare_jax.suites.metaworld.settings import MetaWorldConfig
 from varshare_jax.suites.metaworld.suite import MetaWorldSuite, stack
 from varshare_jax.suites.metaworld.tasks import Task
+from varshare_jax.suites.settings import MetaWorldConfig
 from varshare_jax.types import Step
 
 _TASKS = flags.DEFINE_list("tasks", list(tasks.TASKS), "tasks to compare")

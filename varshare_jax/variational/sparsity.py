@@ -15,8 +15,6 @@ import numpy as np
 from varshare_jax.variational.gaussian import is_gaussian
 from varshare_jax.variational.residuals import mean_of
 
-RULES = ("magnitude", "snr")
-
 
 class Sparse(NamedTuple):
     """The entries of vectors [R, P] that are not zero, row after row.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from varshare_jax import suites
-from varshare_jax.algorithms import Problem
+from varshare_jax.algorithms.base import Problem
 from varshare_jax.config import Config
 from varshare_jax.devices import Layout
 from varshare_jax.learner import Learner

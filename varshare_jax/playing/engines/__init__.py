@@ -19,16 +19,12 @@ from types import ModuleType
 import numpy as np
 
 from varshare_jax.errors import unknown
-from varshare_jax.suites import Suite
-
-__all__ = ["ENGINES", "Act", "Evaluate", "check", "make"]
+from varshare_jax.playing.settings import ENGINES
+from varshare_jax.suites.base import Suite
 
 Act = Callable[[int, np.ndarray], np.ndarray]
 Evaluate = Callable[[Suite, Act, int, np.random.Generator, Callable[[str], None]],
                     dict[str, np.ndarray]]
-
-ENGINES = ("jax", "gymnasium", "metaworld")
-"""What `--engine` may name; `jax` is the suite itself and needs no module here."""
 
 
 def make(name: str) -> Evaluate:

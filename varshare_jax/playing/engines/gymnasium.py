@@ -7,7 +7,7 @@ import numpy as np
 
 from varshare_jax.errors import UserError
 from varshare_jax.playing.engines import Act
-from varshare_jax.suites import Suite
+from varshare_jax.suites.base import Suite
 
 
 def evaluate(suite: Suite, act: Act, num_episodes: int, rng: np.random.Generator,

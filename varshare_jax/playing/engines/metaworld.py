@@ -6,7 +6,7 @@ import numpy as np
 
 from varshare_jax.errors import UserError
 from varshare_jax.playing.engines import Act
-from varshare_jax.suites import Suite
+from varshare_jax.suites.base import Suite
 
 _EPISODES_PER_LINE = 5
 

@@ -3,7 +3,8 @@
 from varshare_jax.errors import unknown
 from varshare_jax.suites.base import Suite
 from varshare_jax.suites.metaworld import requirements, tasks
-from varshare_jax.suites.metaworld.settings import MetaWorldConfig, physics_here
+from varshare_jax.suites.metaworld.settings import physics_here
+from varshare_jax.suites.settings import MetaWorldConfig
 
 __all__ = ["BENCHMARKS", "make", "owns", "physics_here"]
 

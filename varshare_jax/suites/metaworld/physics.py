@@ -12,8 +12,8 @@ import numpy.typing
 
 from varshare_jax.errors import UserError
 from varshare_jax.suites.metaworld import scenes
-from varshare_jax.suites.metaworld.settings import MetaWorldConfig
 from varshare_jax.suites.metaworld.tasks import Snapshot, Task
+from varshare_jax.suites.settings import MetaWorldConfig
 
 ACTION_SCALE = 0.01  # m per step
 

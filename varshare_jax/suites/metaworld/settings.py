@@ -1,27 +1,10 @@
-"""The settings of Meta-World's suites, and which engine they mean on this machine."""
+"""Which engine the settings of Meta-World's suites mean on this machine."""
 
-import dataclasses
 
 import jax
 
 from varshare_jax.errors import UserError
-from varshare_jax.settings import Section, field
-
-
-@dataclasses.dataclass(frozen=True)
-class MetaWorldConfig(Section):
-    """The suites mt10, mt3 and mt1:<task>."""
-
-    section = "metaworld"
-
-    physics: str = field("auto", "engine that steps the scenes: mujoco on a CPU, mjx on any "
-                                 "device; auto: mujoco where JAX computes on a CPU, else mjx",
-                         choices=("auto", "mjx", "mujoco"))
-    threads: int = field(0, "threads that step scenes in C; 0: one for each core", least=0)
-    reward: str = field("v2", "version of Meta-World's rewards", choices=("v1", "v2"))
-    horizon: int = field(500, "steps of an episode", above=0)
-    observe_goal: bool = field(True, "show the goal, as MT benchmarks do; else zeros in its place")
-    one_hot: bool = field(False, "append the task's one-hot code to its observations")
+from varshare_jax.suites.settings import MetaWorldConfig
 
 
 def physics_here(options: MetaWorldConfig, required: bool = True) -> str:

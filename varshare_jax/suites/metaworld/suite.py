@@ -11,8 +11,9 @@ from varshare_jax.suites.base import Suite
 from varshare_jax.suites.metaworld import physics, render, scenes, snapshots, tasks
 from varshare_jax.suites.metaworld.physics import Physics, State
 from varshare_jax.suites.metaworld.scenes import Settings
-from varshare_jax.suites.metaworld.settings import MetaWorldConfig, physics_here
+from varshare_jax.suites.metaworld.settings import physics_here
 from varshare_jax.suites.metaworld.tasks import Setup, Snapshot, Task
+from varshare_jax.suites.settings import MetaWorldConfig
 from varshare_jax.types import Continuous, Step
 
 VERSIONS = {"mujoco": "2", "mjx": "3"}  # of results, by engine

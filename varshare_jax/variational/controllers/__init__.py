@@ -4,7 +4,7 @@ Small state machines of pure functions under one interface. docs/kl_prior.md def
 """
 
 from varshare_jax.variational.controllers.annealed import Annealed
-from varshare_jax.variational.controllers.base import ControllerConfig, Fixed, Measured, Terms
+from varshare_jax.variational.controllers.base import Fixed, Measured, Terms
 from varshare_jax.variational.controllers.empirical_bayes import EmpiricalBayes
 from varshare_jax.variational.controllers.sigma_adaptive import SigmaAdaptive
 from varshare_jax.variational.controllers.triggered import Triggered
@@ -13,4 +13,4 @@ CONTROLLERS: dict[str, type[Fixed]] = {
     "fixed": Fixed, "annealed": Annealed, "triggered": Triggered,
     "sigma_adaptive": SigmaAdaptive, "empirical_bayes": EmpiricalBayes}
 
-__all__ = ["CONTROLLERS", "ControllerConfig", "Fixed", "Measured", "Terms"]
+__all__ = ["CONTROLLERS", "Fixed", "Measured", "Terms"]
