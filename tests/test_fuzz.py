@@ -277,6 +277,7 @@ def test_odd_plans(tmp_path, seed):
     ("methods = ['varshare']\nrun.compile_cache = '/tmp/x'", "key=run.compile_cache: not for a"),
     ("methods = ['varshare']\ntuned = '../../x.toml'", "must be a file beside the plan"),
     ("methods = [1]", "methods: 1 must be a name in quotes"),
+    ("[variants.a]\nmethod = [1]", "method=[1]: must be a name"),
     ("methods = ['varshare']\nnetwork.hidden = ['x']", "must be whole numbers")])
 def test_what_a_plan_may_not_do(tmp_path, text, said):
     (tmp_path / "hostile.toml").write_text(text)

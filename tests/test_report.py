@@ -640,6 +640,18 @@ def test_names_in_the_csv_are_no_formulas(make_run, report):
         assert [row["task"] for row in csv.DictReader(file)][:3] == ["'=HYPERLINK(1)", "'+b", "c"]
 
 
+def test_numbers_that_make_no_sense_are_refused_where_they_are_read(make_run):
+    run = make_run()
+    summary = json.loads((run / "summary.json").read_text())
+    for change, said in (
+            ({"score_range": {"random": [9.0] * 3, "target": [9.0, 10.0, 10.0]}},
+             r"summary\.json: score_range=.*: every target must exceed its random"),
+            ({"env_steps": 10**30}, r"summary\.json: not an evaluation of 3 seeds")):
+        (run / "summary.json").write_text(json.dumps(summary | change))
+        with pytest.raises(UserError, match=said):
+            load_run(run)
+
+
 @pytest.mark.parametrize(("content", "message"), [
     ("{", "not JSON"), ("[]", "not what .* it is a list, not an object"),
     ('{"suite": "a"}', "not what it should be: it lacks 'method'")])

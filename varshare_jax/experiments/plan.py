@@ -150,8 +150,9 @@ def _planned(file: str, name: str, base: Mapping[str, Any], change: Mapping[str,
     own = _checked(change, VARIANT_KEYS, where)
     settings, changes = _settings(base, PLAN_KEYS), _settings(change, VARIANT_KEYS)
     method = changes.get("method", settings.get("method"))
-    if method is None:
-        raise UserError(f"{where}names no method")
+    if not isinstance(method, str):
+        raise UserError(f"{where}" + ("names no method" if method is None else
+                                      f"method={method!r}: must be a name"))
     presets = (*common.get("presets", []), *own.get("presets", []))
     sweep = dict(flatten(common.get("sweep", {}))) | dict(flatten(own.get("sweep", {})))
     tuned = tuned_by.get(name, tuned_by.get(method, {}))

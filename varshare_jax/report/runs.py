@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -204,11 +205,20 @@ def load_run(path: Path) -> Run:
     evaluations = _evaluations(path / "eval.jsonl", seeds)
     finished = (path / "summary.json").is_file()
     summary = read_json(path / "summary.json", _SUMMARY) if finished else None
+    _check_range(path / "summary.json", summary)
     final = _final(path / "summary.json", summary, seeds)
     final = final or (evaluations[-1] if evaluations else None)
     return Run(path, config, summary, evaluations, final, _moments(path / "train.jsonl"),
                _similarity(path / "similarity.json", seeds), _posterior(path / "posterior.json"),
                _others(path, seeds))
+
+
+def _check_range(file: Path, summary: Mapping[str, Any] | None) -> None:
+    known = (summary or {}).get("score_range")
+    if known and not (len(known["random"]) == len(known["target"]) and all(
+            math.isfinite(low) and math.isfinite(high) and low < high
+            for low, high in zip(known["random"], known["target"], strict=True))):
+        raise UserError(f"{file}: score_range={known}: every target must exceed its random")
 
 
 def _final(file: Path, summary: Mapping[str, Any] | None, seeds: int) -> Evaluation | None:
@@ -246,7 +256,8 @@ def _evaluation(where: str, row: Mapping[str, Any], seeds: int) -> Evaluation:
         returns = _matrix(row["return"], seeds)
         success = row.get("success")
         success = None if success is None else _matrix(success, seeds)
-        return Evaluation(int(row["env_steps"]), float(row["wall_seconds"]), returns, success)
+        steps = np.int64(int(row["env_steps"]))  # more would be an object to numpy
+        return Evaluation(int(steps), float(row["wall_seconds"]), returns, success)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{where}: not an evaluation of {seeds} seeds "
                         f"({type(error).__name__}: {error})") from error
