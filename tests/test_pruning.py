@@ -18,6 +18,7 @@ from varshare_jax.playing.scoring import evaluate_run
 from varshare_jax.types import Discrete, Player
 from varshare_jax.variational import residuals, sparsity
 from varshare_jax.variational.gaussian import Gaussian, rho_of
+from varshare_jax.variational.settings import RULES
 
 # Two tasks with three residuals each; σ = 0.1 and 1, so that the two rules disagree.
 MEANS = jnp.array([[0.5, -0.2, 0.0], [0.1, -3.0, 0.3]])
@@ -43,7 +44,7 @@ def test_magnitude_and_signal_to_noise_drop_different_residuals():
 
 
 def test_a_threshold_of_zero_keeps_all_and_an_infinite_one_nothing():
-    for rule in sparsity.RULES:
+    for rule in RULES:
         np.testing.assert_array_equal(sparsity.prune(TASK, 0.0, rule)["layer"], MEANS)
         np.testing.assert_array_equal(sparsity.prune(TASK, jnp.inf, rule)["layer"], 0 * MEANS)
 
