@@ -12,7 +12,7 @@ from varshare_jax.algorithms import ALGORITHMS, descent
 from varshare_jax.algorithms.base import per_task
 from varshare_jax.algorithms.ppo import PPO
 from varshare_jax.learner import Learner, _check_axes
-from varshare_jax.variational.gaussian import is_gaussian
+from varshare_jax.variational.gaussian import Scale, is_gaussian
 
 OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 SIZES = {"network.hidden": (16, 16), "ppo.num_envs": 1, "ppo.rollout_length": 4}
@@ -124,6 +124,18 @@ def test_the_rate_of_rho_scales_rho_alone():
         moved = one.rho - before.rho
         assert np.abs(moved).max() > 0.1 * RATE
         np.testing.assert_allclose(other.rho - before.rho, 0.25 * moved, atol=2e-6)
+
+
+def test_scales_move_at_a_rate_of_their_own():
+    learner, agent, scalars = started("varshare_horseshoe")
+    step = jax.jit(stepper(learner), compiler_options=OPTIONS)
+    usual, _ = step(agent, scalars)
+    held, _ = step(agent, scalars | {"horseshoe.rate": jnp.float32(0)})
+    for before, one, other in zip(*(jax.tree.leaves(a.variables["task"], is_leaf=is_gaussian)
+                                    for a in (agent, usual, held)), strict=True):
+        is_scale = isinstance(before, Scale)
+        assert all(same(before if is_scale else one, other))
+        assert same(before.mean, one.mean) != [True]
 
 
 @pytest.mark.parametrize("method", ["hard_sharing", "paco"])

@@ -217,10 +217,11 @@ def _descend(problem: Problem, variables: Variables, updates: Variables, scalars
         "task": rate * problem.scalar(scalars, "task_rate"), "prior": rates.prior}
 
     def moved(p: Any, u: Any, rate: jax.Array) -> Any:
-        if is_gaussian(u):
+        if isinstance(u, Scale):
+            rate = rates.scale
+        elif is_gaussian(u):
             return jax.tree.map(lambda p, u, rate: p - rate * u, p, u,
                                 u.replace(mean=rate, rho=rate * rates.rho))
-        rate = rates.scale if isinstance(u, Scale) else rate
         return jax.tree.map(lambda p, u: p - rate * u, p, u)
 
     return {name: jax.tree.map(functools.partial(moved, rate=of_collection[name]), branch,
