@@ -153,13 +153,14 @@ class Learner:
         each seed's own. Small problems run all seeds in step; large ones (on a CPU) a few at a
         time, which stay in its caches.
         """
-        seeds, run = state.update.shape[0], self._run_chunk
+        run, each = functools.partial(self._run_chunk, count), state
+        if jnp.ndim(count):
+            run, each = (lambda seed: self._run_chunk(*seed)), (count, state)
+        seeds = state.update.shape[0]
         at_once = self.seeds_at_once(seeds)
         if at_once == seeds:  # a loop of one step would be compiled as any other
-            return jax.vmap(run, (0 if jnp.ndim(count) else None, 0))(count, state)
-        if jnp.ndim(count):
-            return jax.lax.map(lambda seed: run(*seed), (count, state), batch_size=at_once)
-        return jax.lax.map(functools.partial(run, count), state, batch_size=at_once)
+            return jax.vmap(run)(each)
+        return jax.lax.map(run, each, batch_size=at_once)
 
     def seeds_at_once(self, seeds: int) -> int:
         """How many of the `seeds` on one device are vmapped together.

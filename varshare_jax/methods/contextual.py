@@ -4,7 +4,6 @@ Sodhani et al. 2021, "Multi-Task Reinforcement Learning with Context-based Repre
 arXiv 2102.06177, without its text metadata: z_m is learned from scratch.
 """
 
-
 import jax
 
 from varshare_jax.methods.base import Method

@@ -19,8 +19,6 @@ Combiner = Callable[[jax.Array, jax.Array, dict[str, jax.Array]], jax.Array]
 """(Gram matrix [M, M], key, scalars) -> coefficients [M]; the mean gradient is 1/M."""
 
 _EPSILON = 1e-12
-
-
 _SOLVER_STEPS = 40
 
 

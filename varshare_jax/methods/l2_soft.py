@@ -1,6 +1,5 @@
 """L2-soft sharing: W_m = θ + φ_m, with λ‖φ_m‖² (Evgeniou & Pontil 2004)."""
 
-
 import jax
 import jax.numpy as jnp
 

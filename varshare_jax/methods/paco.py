@@ -5,7 +5,6 @@ arXiv 2210.11653. As in the authors' code the K bases start equal, w_m ~ N(0, 1)
 breaks the symmetry, and no layer is told the task. One w_m serves actor and critic.
 """
 
-
 import jax
 import jax.numpy as jnp
 

@@ -5,7 +5,6 @@ The network is `networks/soft_modules.py`; docs/method.md lists where the paper 
 differ and what this one does.
 """
 
-
 from varshare_jax.methods.base import Method
 from varshare_jax.methods.settings import SoftModularizationConfig
 from varshare_jax.networks.heads import is_head

@@ -6,7 +6,6 @@ and output unit. s² = s_a s_b with s_a ~ Gamma(½, scale τ²) and s_b ~ invers
 posteriors are log-normal. τ is σ_prior, so that every controller acts on it.
 """
 
-
 import jax
 import jax.numpy as jnp
 from flax import struct

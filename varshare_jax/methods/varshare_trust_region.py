@@ -5,7 +5,6 @@ and η follows what it is for: the adaptive KL penalty of Schulman et al. 2017, 
 section 4, for posteriors of weights in place of policies.
 """
 
-
 import jax
 import jax.numpy as jnp
 

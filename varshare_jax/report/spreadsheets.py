@@ -29,10 +29,9 @@ def _scores(sections: Sequence[Section]) -> Iterator[tuple[Any, ...]]:
     for section in sections:
         for run in (entry.run for entry in section.entries if entry.run.final):
             success = run.final.success
-            for s, seed in enumerate(run.seeds):
-                for m, task in enumerate(section.task_names):
-                    yield (*_names(run), seed, _inert(task), run.final.returns[s, m],
-                           "" if success is None else success[s, m])
+            for place, names in _places(section, run):
+                yield (*names, run.final.returns[place],
+                       "" if success is None else success[place])
 
 
 def _curves(sections: Sequence[Section]) -> Iterator[tuple[Any, ...]]:
@@ -43,10 +42,8 @@ def _curves(sections: Sequence[Section]) -> Iterator[tuple[Any, ...]]:
                 known = {RETURN: evaluation.returns, "success": evaluation.success}
                 for metric, values in known.items():
                     if values is not None:
-                        for s, seed in enumerate(run.seeds):
-                            for m, task in enumerate(section.task_names):
-                                yield (*_names(run), seed, _inert(task), *when, metric,
-                                       values[s, m])
+                        for place, names in _places(section, run):
+                            yield (*names, *when, metric, values[place])
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -57,8 +54,12 @@ def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return buffer.getvalue()
 
 
-def _names(run: Run) -> tuple[str, ...]:
-    return tuple(map(_inert, (run.suite, run.method, run.path.resolve().name)))
+def _places(section: Section, run: Run) -> Iterator[tuple[tuple[int, int], tuple[Any, ...]]]:
+    """Every index into [S, M], and what names it."""
+    names = tuple(map(_inert, (run.suite, run.method, run.path.resolve().name)))
+    for s, seed in enumerate(run.seeds):
+        for m, task in enumerate(section.task_names):
+            yield (s, m), (*names, seed, _inert(task))
 
 
 def _inert(text: str) -> str:

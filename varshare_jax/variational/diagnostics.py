@@ -29,6 +29,7 @@ def diagnose(residuals: Any, shared: Any) -> dict[str, jax.Array]:
                 for name, qs in posteriors.items()]
     every = jnp.concatenate(by_layer, -1)
     sizes = [x.shape[-1] for x in by_layer]
+    # Layer by layer, then all of them once more as one.
     pooled = medians(jnp.concatenate([every, every], -1), (*sizes, sum(sizes)))
     sigma, size = medians(every[:2, :, None])[..., 0]
     metrics = {"sigma_median": sigma, "abs_mu_median": size,
