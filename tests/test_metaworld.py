@@ -152,6 +152,28 @@ def test_mt3_steps_and_starts_anew_at_its_horizon(mt3):
     np.testing.assert_array_equal(state.time, np.zeros((3, 2)))
 
 
+def test_training_begins_in_the_midst_of_episodes(mt3):
+    suite, step = mt3
+    state, _ = suite.begin(keys(0, 3, 64))
+    counts = np.bincount(np.asarray(state.time).ravel())
+    assert counts.size == 3 and (counts > 30).all(), "64 of each of three times are expected"
+    _, out = step(keys(1, 3, 64), state, jnp.zeros((3, 64, 4)))
+    np.testing.assert_array_equal(out.truncated, state.time == 2)
+
+
+def test_training_episodes_may_be_shorter_than_those_of_evaluations():
+    options = MetaWorldConfig(horizon=4, training_horizon=2, stagger=False, physics="mujoco")
+    suite = make("mt1:push", options)
+    step, action = jax.jit(suite.step), jnp.zeros((1, 2, 4))
+    for start, expected in ((suite.begin, 2), (suite.reset, 4)):
+        state, _ = start(keys(0, 1, 2))
+        ends = []
+        for t in range(1, 9):
+            state, out = step(keys(t, 1, 2), state, action)
+            ends += [t] * bool(out.truncated.all())
+        assert ends == list(range(expected, 9, expected))
+
+
 def test_physics_that_leaves_the_finite_numbers_ends_its_episode_alone(mt3):
     suite, step = mt3
     state, _ = suite.reset(keys(0, 3, 2))

@@ -24,9 +24,9 @@ def advance_episode(episode: Episode, step: Step, was_done: jax.Array) -> Episod
 
 
 def initial_world(problem: Problem, env_key: jax.Array, acting_key: jax.Array) -> World:
-    """Every env at the start of its first episode."""
+    """Every env where the suite lets training begin."""
     shape = problem.shape
-    env, obs = problem.suite.reset(jax.random.split(env_key, shape))
+    env, obs = problem.suite.begin(jax.random.split(env_key, shape))
     return World(env, obs, initial_episode(*shape), jnp.zeros(shape), jnp.ones(shape, bool),
                  jax.random.split(acting_key, shape))
 

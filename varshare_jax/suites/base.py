@@ -86,6 +86,11 @@ class Suite(abc.ABC):
     def reset(self, keys: jax.Array) -> tuple[Any, jax.Array]:
         """keys [M, N] -> state (leaves lead with [M, N]), observations [M, N, D]."""
 
+    def begin(self, keys: jax.Array) -> tuple[Any, jax.Array]:
+        """As `reset`, where training begins: suites whose episodes all last equally long may be in
+        the midst of them, lest the rollouts of all envs show the same part of an episode."""
+        return self.reset(keys)
+
     @abc.abstractmethod
     def step(self, keys: jax.Array, state: Any, action: jax.Array) -> tuple[Any, Step]:
         """One step of every env; ended episodes start anew.

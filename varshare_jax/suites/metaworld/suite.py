@@ -16,7 +16,7 @@ from varshare_jax.suites.metaworld.tasks import Setup, Snapshot, Task
 from varshare_jax.suites.settings import MetaWorldConfig
 from varshare_jax.types import Continuous, Step
 
-VERSIONS = {"mujoco": "2", "mjx": "3"}  # of results, by engine
+VERSIONS = {"mujoco": "3", "mjx": "4"}  # of results, by engine
 _BYTES_PER_ENV = {"mjx": 60_000, "mujoco": 10_000}  # for one env of a scene, measured on the CPU
 _CANDIDATES = 16  # draws of a random vector; all lie too near each other once in 1e14 resets
 
@@ -28,6 +28,7 @@ class EnvState(NamedTuple):
     setup: Setup
     frame: jax.Array  # [18], the previous frame of the next observation
     time: jax.Array  # [], steps of this episode
+    limit: jax.Array  # [], steps after which it and those that follow it are truncated
 
 
 class Placed(NamedTuple):
@@ -94,7 +95,7 @@ class TaskEnv:
         mocap = jnp.array(task.hand, qpos.dtype)
         moving = State(qpos, qvel, settled.warmstart, mocap, place, qpos[:0]).padded(self.widths)
         moving = moving._replace(rest=rest.padded(self.widths).packed)
-        state = EnvState(moving, setup, frame, jnp.int32(0))
+        state = EnvState(moving, setup, frame, jnp.int32(0), jnp.int32(self.options.horizon))
         return state, self._observation(frame, frame, setup.target)
 
     def _place_object(self, where: jax.Array, qpos: jax.Array, qvel: jax.Array,
@@ -127,9 +128,10 @@ class TaskEnv:
         reward, success = jnp.where(finite, reward, 0.0), success & finite
         obs = self._observation(self.task.clip(frame), self.task.clip(before.frame),
                                 self.task.goal(before.setup))
-        done = (time >= self.options.horizon) | ~finite
-        after = EnvState(moved, before.setup, frame, time)
-        state, next_obs = _where(done, self.reset(key), (after, obs))
+        done = (time >= before.limit) | ~finite
+        after = before._replace(physics=moved, frame=frame, time=time)
+        fresh, first = self.reset(key)
+        state, next_obs = _where(done, (fresh._replace(limit=before.limit), first), (after, obs))
         return state, Step(next_obs, reward.astype(jnp.float32), jnp.zeros_like(done), done, obs,
                            success)
 
@@ -181,6 +183,14 @@ class MetaWorldSuite(Suite):
         states, obs = zip(*(jax.vmap(env.reset)(k)
                             for env, k in zip(self.envs, keys, strict=True)), strict=True)
         return stack(states), self._identify(jnp.stack(obs))
+
+    def begin(self, keys):
+        keys, clocks = jnp.moveaxis(jax.vmap(jax.vmap(jax.random.split))(keys), -1, 0)
+        state, obs = self.reset(keys)
+        limit = min(self.options.training_horizon or self.horizon, self.horizon)
+        latest = limit if self.options.stagger else 1
+        time = jax.vmap(jax.vmap(lambda k: jax.random.randint(k, (), 0, latest)))(clocks)
+        return state._replace(time=time, limit=jnp.full_like(state.limit, limit)), obs
 
     def step(self, keys, state, action):
         moved, seen = self.physics.step(state.physics, action)
