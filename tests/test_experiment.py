@@ -1,5 +1,6 @@
 """Plans as data, what becomes of their runs, and sweeps that are one program."""
 
+import csv
 import dataclasses
 import json
 import os
@@ -144,6 +145,8 @@ def test_an_engine_that_cannot_play_is_told_before_training(plan):
     ("methods = ['varshare']\ntuned = 'none.toml'", "tuned=none.toml: there is no file"),
     ("tuning = true\nmethods = ['varshare', 'l2_soft']\n[variants.l2_soft]\n"
      "sweep.l2_soft.penalty = [1, 2]", "as many configurations .*varshare 1, l2_soft 2"),
+    ("seeds_apart = true\nmethods = ['varshare']\nsweep.ppo.clip = [0.1, 0.2]",
+     "seeds_apart=true: not for a plan with a sweep"),
 ])
 def test_mistakes_in_a_plan(plan, text, said):
     with pytest.raises(UserError, match=said):
@@ -182,6 +185,21 @@ def test_finished_runs_are_skipped_and_a_failing_one_stops_no_other(plan, capsys
         run, config=replace(run.config, {"total_steps": 99})) for run in loaded.runs))
     with pytest.raises(UserError, match="--total_steps=60, now 99"):
         experiments.check(other)
+
+
+def test_seeds_apart_are_trained_in_turns_and_reported_as_one_run(plan, tmp_path):
+    text = SMALL + "seed = 3\nseeds_apart = true\nmethods = ['hard_sharing', 'l2_soft']"
+    loaded = plan(text, overrides={"run.eval_every": 1})
+    parts = [f"{method}/seed_{seed}" for seed in (3, 4) for method in ("hard_sharing", "l2_soft")]
+    assert [run.name for run in loaded.runs] == parts
+    assert [run.config.seed for run in loaded.runs] == [3, 3, 4, 4]
+    assert {run.config.num_seeds for run in loaded.runs} == {1}
+    trainer = Trainer(loaded)
+    assert not experiments.conduct(loaded, trainer).failures
+    assert trainer.launched == parts
+    scores = list(csv.DictReader((tmp_path / "out" / "report.csv").open()))
+    assert [(row["method"], row["seed"]) for row in scores] == [
+        ("hard_sharing", "3"), ("hard_sharing", "4"), ("l2_soft", "3"), ("l2_soft", "4")]
 
 
 def test_a_signal_reaches_the_process_and_the_next_call_goes_on(plan, monkeypatch, capfd):

@@ -21,6 +21,7 @@ from varshare_jax.report import (
 )
 from varshare_jax.report.drawing import style_of, to_svg
 from varshare_jax.report.estimates import comparisons
+from varshare_jax.report.joining import join
 from varshare_jax.report.runs import Posterior, load_run, load_runs
 from varshare_jax.report.sections import group
 
@@ -605,6 +606,41 @@ def test_labels_tell_apart_runs_of_one_method_in_folders_of_one_name(make_run):
     section, = group(load_runs(runs))
     assert [entry.label for entry in section.entries] == [
         f"varshare ({runs[0]})", f"varshare ({runs[1]})", "other"]
+
+
+def test_parts_of_one_seed_each_are_one_run(make_run, report):
+    whole = make_run("whole", metrics={"kl_total": SCORES}, similarity=np.ones((3, 3, 3)).tolist())
+    for s, row in enumerate(SCORES):
+        own = {"seed": 7 + s, "run_dir": f"elsewhere/{s}"}
+        make_run(f"apart/seed_{7 + s}", scores=[row], metrics={"kl_total": [row]}, config=own,
+                 similarity=np.ones((1, 3, 3)).tolist())
+    make_run("apart/seed_9x", scores=SCORES[:1])  # no part, by its name
+    make_run("apart/seed_11", scores=SCORES[:1], config={"seed": 11}, finished=False)
+    make_run("apart/seed_12", scores=SCORES[:1], config={"seed": 12, "total_steps": 9})
+    joined = join(load_runs([whole.parent / "apart"]))
+    assert [run.path.name for run in joined] == ["apart", "seed_12", "seed_9x"]
+    one, run = joined[0], load_run(whole)
+    assert one.seeds == run.seeds == (7, 8, 9)
+    np.testing.assert_array_equal(one.final.returns, SCORES)
+    assert [e.env_steps for e in one.evaluations] == [e.env_steps for e in run.evaluations]
+    np.testing.assert_array_equal(one.evaluations[0].returns, run.evaluations[0].returns)
+    np.testing.assert_array_equal(one.last_metrics["kl_total"], run.last_metrics["kl_total"])
+    assert one.similarity.shape == run.similarity.shape
+    assert one.number("wall_seconds") == pytest.approx(3 * 12.34)
+    assert one.number("steps_per_second") == pytest.approx(5120 / 12.34)
+    _, page = report(whole.parent / "apart", whole)
+    seeds = [row[-1] for row in page.texts("Parameters and cost")[1:]]
+    assert seeds == ["3", "1", "1", "3"]
+
+
+def test_histograms_of_parts_lie_over_the_range_of_all(make_run):
+    paths = [make_run(f"apart/seed_{seed}", scores=SCORES[:1], config={"seed": seed}, posterior={
+        "gram": [np.eye(3).tolist()], "residual": True,
+        "sigma": {"layer": {"edges": [float(seed), seed + 1.0, seed + 2.0], "counts": [3, 1]}}})
+        for seed in (0, 2)]
+    edges, counts = join(load_runs(paths))[0].posterior.sigma["layer"]
+    np.testing.assert_array_equal(edges, [0, 2, 4])
+    np.testing.assert_array_equal(counts, [4, 4])
 
 
 def test_the_same_directory_twice_is_one_run(make_run):

@@ -26,7 +26,8 @@ from varshare_jax.settings import Registry, flatten, leaves, replace
 PLANS = Path(__file__).parent / "plans"
 PLAN_KEYS: dict[str, type] = {
     "title": str, "methods": list, "variants": dict, "presets": list, "sweep": dict,
-    "tuned": str, "tuning": bool, "evaluations": dict, "space": dict, "search": dict}
+    "tuned": str, "tuning": bool, "seeds_apart": bool, "evaluations": dict, "space": dict,
+    "search": dict}
 VARIANT_KEYS: dict[str, type] = {"presets": list, "sweep": dict, "space": dict}
 EVALUATION_KEYS: dict[str, type] = {
     "weights": str, "engine": str, "samples": int, "actions": str, "episodes": int,
@@ -139,8 +140,26 @@ def load(name: str, out: Path | None = None, *, only: Sequence[str] = (),
     tuning = keys.get("tuning", False)
     if tuning:
         _check_effort(path.name, runs)
+    searched = _search(path.name, keys, runs, search or {})
+    if keys.get("seeds_apart"):
+        if tuning or searched or any(run.config.sweep for run in runs):
+            raise UserError(f"{path.name}: seeds_apart=true: not for a plan with a sweep or search")
+        runs = _seed_by_seed(runs)
     return Plan(path.stem, keys.get("title", ""), out, runs, tuning, keys.get("evaluations", {}),
-                _search(path.name, keys, runs, search or {}))
+                searched)
+
+
+def _seed_by_seed(runs: Sequence[PlannedRun]) -> tuple[PlannedRun, ...]:
+    """Every run's first seed, then every run's second: all may be compared at any time."""
+    def alone(run: PlannedRun, seed: int) -> PlannedRun:
+        part = f"seed_{seed}"
+        config = replace(run.config, {"seed": seed, "num_seeds": 1,
+                                      "run_dir": str(run.folder / part)})
+        return dataclasses.replace(run, name=f"{run.name}/{part}", config=config)
+
+    most = max(run.config.num_seeds for run in runs)
+    return tuple(alone(run, run.config.seed + k) for k in range(most) for run in runs
+                 if k < run.config.num_seeds)
 
 
 def _planned(file: str, name: str, base: Mapping[str, Any], change: Mapping[str, Any],

@@ -67,6 +67,7 @@ class Posterior(NamedTuple):
 class Run:
     """One run directory: S seeds of one method on the M tasks of one suite.
 
+    `seeds` are their numbers [S]; equal numbers pair up across runs.
     `evaluations` are those during training, by env steps. `final` is the evaluation of the
     trained policy or, while training goes on, the latest one; None before the first.
     `others` are scores [S, M] of other evaluations of it, by the file's name and the measure.
@@ -78,6 +79,7 @@ class Run:
     path: Path
     config: Mapping[str, Any]
     summary: Mapping[str, Any] | None
+    seeds: tuple[int, ...]
     evaluations: tuple[Evaluation, ...]
     final: Evaluation | None
     moments: tuple[Moment, ...]
@@ -95,13 +97,7 @@ class Run:
 
     @property
     def num_seeds(self) -> int:
-        return int(self.config["num_seeds"])
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The numbers of its seeds [S]; equal numbers pair up across runs."""
-        first = int(self.config.get("seed", 0))
-        return tuple(range(first, first + self.num_seeds))
+        return len(self.seeds)
 
     @property
     def finished(self) -> bool:
@@ -208,9 +204,10 @@ def load_run(path: Path) -> Run:
     _check_range(path / "summary.json", summary)
     final = _final(path / "summary.json", summary, seeds)
     final = final or (evaluations[-1] if evaluations else None)
-    return Run(path, config, summary, evaluations, final, _moments(path / "train.jsonl"),
-               _similarity(path / "similarity.json", seeds), _posterior(path / "posterior.json"),
-               _others(path, seeds))
+    first = int(config.get("seed") or 0)
+    return Run(path, config, summary, tuple(range(first, first + seeds)), evaluations, final,
+               _moments(path / "train.jsonl"), _similarity(path / "similarity.json", seeds),
+               _posterior(path / "posterior.json"), _others(path, seeds))
 
 
 def _check_range(file: Path, summary: Mapping[str, Any] | None) -> None:

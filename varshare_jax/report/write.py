@@ -9,6 +9,7 @@ from pathlib import Path
 from varshare_jax.errors import UserError
 from varshare_jax.report import figures, page, spreadsheets, tables
 from varshare_jax.report.drawing import to_png
+from varshare_jax.report.joining import join
 from varshare_jax.report.runs import load_runs
 from varshare_jax.report.sections import group
 from varshare_jax.report.table import to_text
@@ -37,7 +38,7 @@ def write_report(run_dirs: Sequence[Path], out: Path, *,
     """
     out = _checked(Path(out), "--out", ".html")
     figure_png = figure_png and _checked(Path(figure_png), "--figure_png", ".png")
-    sections = group(load_runs([Path(run_dir) for run_dir in run_dirs]), focus)
+    sections = group(join(load_runs([Path(run_dir) for run_dir in run_dirs])), focus)
     scores, curves = out.with_suffix(".csv"), out.with_name(f"{out.stem}_curves.csv")
     _replace(out, page.render(sections).encode())
     _replace(scores, spreadsheets.scores(sections).encode())
