@@ -53,7 +53,7 @@ lunar_lander20: install  ## six methods on twenty landings
 mt3: install  ## three tasks of Meta-World, for a CPU
 	$(BIN)/varshare-experiment stage4_mt3
 
-mt10: install  ## ten methods on ten tasks of Meta-World, for a GPU
+mt10: install  ## ten methods on ten tasks of Meta-World, on a CPU; stage5_mt10_gpu: on a GPU
 	$(BIN)/varshare-experiment stage5_mt10
 
 kl-prior: install  ## seven ways to set β and σ_prior
