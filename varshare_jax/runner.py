@@ -14,10 +14,10 @@ import numpy as np
 
 from varshare_jax import suites
 from varshare_jax.config import Config
-from varshare_jax.devices import Layout, use_cpu_cores
 from varshare_jax.learner import Learner
 from varshare_jax.playing.evaluation import evaluate_training, evaluation_key
 from varshare_jax.runs import checkpoint, provenance, sweeps, task_parameters
+from varshare_jax.runs.devices import Layout, use_cpu_cores
 from varshare_jax.runs.files import read_json, write_json
 from varshare_jax.runs.folder import begin, check_note, claimed
 from varshare_jax.runs.monitoring import RunWriter, warn

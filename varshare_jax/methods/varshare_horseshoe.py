@@ -21,12 +21,10 @@ from varshare_jax.variational.gaussian import (
 )
 
 
-@struct.dataclass
 class LogGammaScale(Scale):
     """Posterior of log s_a."""
 
 
-@struct.dataclass
 class LogInverseGammaScale(Scale):
     """Posterior of log s_b."""
 

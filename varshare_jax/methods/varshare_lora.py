@@ -19,15 +19,13 @@ from varshare_jax.methods.varshare import VarShare
 from varshare_jax.variational.gaussian import Gaussian, is_gaussian, rho_of
 
 
-@struct.dataclass
-class LowRank:
+class LowRank(struct.PyTreeNode):
     """The residual of a kernel [I, O] as `down` [I, r] times `up` [r, O]; Gaussians or draws."""
 
     down: Any
     up: Any
 
 
-@struct.dataclass
 class Down(Gaussian):
     """Posterior of a factor whose prior is centred where it starts."""
 

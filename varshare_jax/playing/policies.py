@@ -13,12 +13,12 @@ import numpy as np
 from varshare_jax import suites
 from varshare_jax.algorithms.base import Problem
 from varshare_jax.config import Config, from_dict
-from varshare_jax.devices import use_cpu_cores
 from varshare_jax.errors import UserError, unknown
 from varshare_jax.learner import Learner
 from varshare_jax.methods.base import Params
 from varshare_jax.playing.evaluation import act, evaluation_key
 from varshare_jax.runs import checkpoint, provenance
+from varshare_jax.runs.devices import use_cpu_cores
 from varshare_jax.runs.files import parse_json, write_bytes
 from varshare_jax.runs.folder import check_note, read_config
 from varshare_jax.runs.monitoring import warn

@@ -13,8 +13,7 @@ from flax import struct
 _CHUNKS = 4
 
 
-@struct.dataclass
-class Gaussian:
+class Gaussian(struct.PyTreeNode):
     """A random tensor N(mean, softplus(rho)²) with independent entries; a pytree node."""
 
     mean: jax.Array
@@ -25,7 +24,6 @@ class Gaussian:
         return jax.nn.softplus(self.rho)
 
 
-@struct.dataclass
 class Scale(Gaussian):
     """Posterior of the logarithm of a scale, which moves at a rate of its own."""
 

@@ -12,9 +12,9 @@ import numpy as np
 from varshare_jax import suites
 from varshare_jax.algorithms.base import Problem
 from varshare_jax.config import Config
-from varshare_jax.devices import Layout
 from varshare_jax.learner import Learner
 from varshare_jax.playing import evaluation
+from varshare_jax.runs.devices import Layout
 from varshare_jax.runs.monitoring import Progress
 from varshare_jax.settings import replace
 from varshare_jax.types import Player, TrainState, lead

@@ -17,16 +17,14 @@ _ON_FACE = 16
 NO_POINT = -1
 
 
-@struct.dataclass
-class Edge:
+class Edge(struct.PyTreeNode):
     """One edge of the terrain, from left to right."""
 
     left: Vec
     right: Vec
 
 
-@struct.dataclass
-class _Face:
+class _Face(struct.PyTreeNode):
     """A reference face and what is clipped against it, in world coordinates.
 
     `start` and `end` bound the other shape's segment, `identities` tell its features; `sides` are
@@ -42,8 +40,7 @@ class _Face:
     clipped: tuple[Scalar, Scalar]
 
 
-@struct.dataclass
-class Manifold:
+class Manifold(struct.PyTreeNode):
     """Contact of one polygon with one edge.
 
     The reference face belongs to the edge or to the polygon (`on_polygon`). The constraint holds

@@ -47,16 +47,14 @@ _IMPACT_POSITION_ITERATIONS, _IMPACT_VELOCITY_ITERATIONS = 20, 20
 _IMPACT_DISTANCE, _IMPACT_TOLERANCE = 0.005, 0.00125  # m
 
 
-@struct.dataclass
-class Load:
+class Load(struct.PyTreeNode):
     """Impulses at the points of a contact, N s."""
 
     friction: tuple[Scalar, Scalar]
     normal: tuple[Scalar, Scalar]
 
 
-@struct.dataclass
-class Memory:
+class Memory(struct.PyTreeNode):
     """What one contact of a leg keeps from step to step: leaves [2 points].
 
     `edge` is the edge that the identities and impulses belong to.
@@ -71,8 +69,7 @@ class Memory:
         return self.identities[0] != NO_POINT
 
 
-@struct.dataclass
-class Contact:
+class Contact(struct.PyTreeNode):
     """A contact in the solver of velocities: one or two points with one normal.
 
     `slips` and `levers` are the arms of impulses at its points along the ground and away from it;

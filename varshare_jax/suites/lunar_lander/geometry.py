@@ -12,8 +12,7 @@ from flax import struct
 Scalar = jax.Array | float
 
 
-@struct.dataclass
-class Vec:
+class Vec(struct.PyTreeNode):
     """A vector in the plane."""
 
     x: Scalar
@@ -58,8 +57,7 @@ class Vec:
                    direction.x * self.y - direction.y * self.x)
 
 
-@struct.dataclass
-class Pose:
+class Pose(struct.PyTreeNode):
     """Where a body's centre of mass is (m) and how far the body is turned (rad)."""
 
     at: Vec
@@ -74,8 +72,7 @@ class Pose:
         return Pose(self.at + motion.linear * seconds, self.angle + motion.angular * seconds)
 
 
-@struct.dataclass
-class Motion:
+class Motion(struct.PyTreeNode):
     """Velocity of a body's centre of mass (m/s) and its rate of turning (rad/s)."""
 
     linear: Vec
