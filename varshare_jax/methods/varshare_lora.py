@@ -92,7 +92,7 @@ def _is_residual(leaf: Any) -> bool:
 
 
 def _mean(factor: Gaussian | jax.Array) -> jax.Array:
-    return factor.mean if is_gaussian(factor) else factor
+    return factor.mean if isinstance(factor, Gaussian) else factor
 
 
 def _product(factors: LowRank) -> Gaussian:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from varshare_jax import suites
 from varshare_jax.algorithms.base import Problem
@@ -51,7 +52,7 @@ class Policy(NamedTuple):
         """The policy of one seed."""
         return jax.tree.map(lambda x: x[s], self.player)
 
-    def act(self, obs: np.ndarray, task: str | int = 0, seed: int = 0) -> np.ndarray:
+    def act(self, obs: ArrayLike, task: str | int = 0, seed: int = 0) -> np.ndarray:
         """The most likely actions of one task under one seed's mean weights.
 
         Raw observations [D] or [B, D] -> actions [...] or [B, ...]; `task` is a name or an index,

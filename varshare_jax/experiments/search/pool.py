@@ -59,7 +59,8 @@ class Pool:
         self.problem = self.learner.problem
         self.problem.suite.tracing = progress.say
         self.busy: dict[int, _Place] = {}
-        self._progress, self._state = progress, None
+        self._progress = progress
+        self._state: TrainState | None = None
         suite = self.problem.suite
         self._layout = Layout.choose(places * self.seeds, suite.num_tasks if suite.splits else 1)
         self._init = jax.jit(functools.partial(jax.lax.map, lambda x: self.learner.init(*x)))

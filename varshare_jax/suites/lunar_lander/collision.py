@@ -5,6 +5,7 @@ Box2D 2.3 (b2CollideEdge) a contact has up to two points, found by clipping the 
 the reference face against it.
 """
 
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -102,7 +103,8 @@ def collide(body: Body, pose: Pose, edge: Edge) -> Manifold:
     turn = pose.direction
     local = (reference.unturned(turn), (plane - pose.at).unturned(turn), points)
     world = (reference, plane, tuple((p - pose.at).unturned(turn) for p in points))
-    return Manifold(on_polygon, *select(on_polygon, local, world), identities)
+    normal, plane, points = select(on_polygon, local, world)
+    return Manifold(on_polygon, normal, plane, points, identities)
 
 
 def separation(body: Body, pose: Pose, edge: Edge) -> Scalar:
