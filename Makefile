@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install format lint test fuzz bench bench-smoke demo report docs \
-	parity-lunar-lander parity-metaworld clean cartpole10 lunar_lander20 mt3 mt10 kl-prior step-size
+.PHONY: help install format lint test test-quick fuzz bench bench-smoke demo report docs \
+	docs-serve picture parity-lunar-lander parity-metaworld clean cartpole10 lunar_lander20 mt3 mt10 kl-prior step-size
 
 help:  ## these lines
 	@awk -F ':.*## ' '/^[a-z0-9_-]+:.*## / {printf "%-22s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,8 +22,9 @@ $(STAMP): pyproject.toml constraints.txt
 format: install  ## sort imports, mend what ruff can
 	$(BIN)/ruff check --fix .
 
-lint: install  ## what CI refuses
+lint: install  ## what CI refuses: style, and types
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 # A process for each file, the slowest first: one that compiles for all of them does not live.
 SLOW := $(patsubst %,tests/test_%.py,matrix reliability ppo learner methods experiment dqn)
@@ -65,7 +66,20 @@ step-size: install  ## every method over the same grid of learning rates, on car
 report: install  ## one page over everything in runs/
 	$(BIN)/varshare-report $$(find runs -name config.json -exec dirname {} \;) --out runs/report.html
 
-docs: install  ## the picture of the README, from the demo
+# Material for MkDocs tells in every build what may come after MkDocs 1.
+DOCS := $(VENV)/.docs
+MKDOCS := PATH=$(abspath $(BIN)):$$PATH NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
+docs: $(DOCS)  ## the site, into build/site
+	$(MKDOCS) build --strict
+
+docs-serve: $(DOCS)  ## the site at http://127.0.0.1:8000, new with every change
+	$(MKDOCS) serve --strict --dev-addr=127.0.0.1:8000
+
+$(DOCS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
+picture: install  ## the picture of the README, from the demo
 	$(BIN)/varshare-experiment demo --figure_png=docs/images/demo.png
 
 parity-lunar-lander: install  ## LunarLander against Gymnasium's, 1000 seeds a row (an hour)

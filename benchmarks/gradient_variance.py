@@ -20,8 +20,8 @@ from varshare_jax import config as configs
 from varshare_jax.algorithms import descent, on_policy
 from varshare_jax.algorithms.ppo import ppo_loss
 from varshare_jax.algorithms.rollout import collect
-from varshare_jax.devices import use_cpu_cores
 from varshare_jax.learner import Learner
+from varshare_jax.runs.devices import use_cpu_cores
 from varshare_jax.variational.gaussian import is_gaussian
 
 _DRAWS, _UPDATES = 32, 4

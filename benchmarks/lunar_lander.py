@@ -17,7 +17,7 @@ from absl import app, flags
 from jax.sharding import PartitionSpec
 
 from varshare_jax import suites
-from varshare_jax.devices import use_cpu_cores
+from varshare_jax.runs.devices import use_cpu_cores
 from varshare_jax.validation.lunar_lander import heuristic
 
 _ENVS = flags.DEFINE_integer("envs", 2048, "environments of ours, stepped in parallel")

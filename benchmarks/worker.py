@@ -17,8 +17,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 import varshare_jax as vs
 from benchmarks.timing import answer, compile_timed, seconds_per_call
 from varshare_jax import config as configs
-from varshare_jax.devices import AXIS, Layout, use_cpu_cores
 from varshare_jax.runs import provenance
+from varshare_jax.runs.devices import AXIS, Layout, use_cpu_cores
 from varshare_jax.types import TrainState
 
 

@@ -18,10 +18,10 @@ import pytest
 
 from varshare_jax import config, methods, runner
 from varshare_jax.algorithms import ALGORITHMS
-from varshare_jax.devices import use_cpu_cores
 from varshare_jax.learner import Learner
 from varshare_jax.methods.lifting import MultiTaskNetwork
 from varshare_jax.runs import checkpoint, files, lock, provenance
+from varshare_jax.runs.devices import use_cpu_cores
 from varshare_jax.types import Continuous, Discrete
 
 CACHE = str(Path(__file__).resolve().parent.parent / ".cache" / "tests")

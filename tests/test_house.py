@@ -21,7 +21,7 @@ ROOMS = (
     ("algorithms",),
     ("runs.settings", "runs.files"),
     ("config",),
-    ("devices", "learner"),
+    ("learner",),
     ("runs", "report"),
     ("playing",),
     ("runner",),

@@ -9,10 +9,10 @@ from probes import train
 from varshare_jax import config as C
 from varshare_jax.algorithms.acting import policy
 from varshare_jax.algorithms.normalization import initial_stats, normalize, update_stats
-from varshare_jax.devices import Layout, choose_axis
 from varshare_jax.errors import UserError
 from varshare_jax.learner import Learner
 from varshare_jax.playing.evaluation import evaluate, evaluation_key
+from varshare_jax.runs.devices import Layout, choose_axis
 
 TINY = {"network.hidden": (8,), "ppo.num_envs": 2, "ppo.rollout_length": 8, "ppo.minibatches": 2,
         "ppo.epochs": 1, "run.log_every": 3, "total_steps": 10**6}

@@ -24,9 +24,9 @@ from conftest import (
 )
 
 from varshare_jax import config, runner, suites
-from varshare_jax.devices import Layout
 from varshare_jax.learner import Learner
 from varshare_jax.runs import checkpoint, monitoring
+from varshare_jax.runs.devices import Layout
 from varshare_jax.runs.files import read_rows
 from varshare_jax.runs.monitoring import RunWriter
 from varshare_jax.runs.record import Record

@@ -23,11 +23,11 @@ from conftest import (
 )
 
 from varshare_jax import config, runner
-from varshare_jax.devices import Layout
 from varshare_jax.errors import UserError
 from varshare_jax.learner import Learner, check_memory
 from varshare_jax.playing import policies
 from varshare_jax.runs import checkpoint, files, folder, lock
+from varshare_jax.runs.devices import Layout
 from varshare_jax.runs.monitoring import RunWriter
 from varshare_jax.runs.record import Record
 
@@ -278,7 +278,7 @@ def test_a_signal_while_compiling_ends_at_once(cli, tiny, tmp_path):
                     **{"run.compile_cache": ""})
     process = cli.start(settings, before="""
 import hashlib
-from varshare_jax.devices import Layout
+from varshare_jax.runs.devices import Layout
 def compile_for_ever(*given):
     print("compiling", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # like XLA: no instruction of Python's for long

@@ -10,7 +10,7 @@ import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from varshare_jax import algorithms, methods, suites
 from varshare_jax.algorithms import ALGORITHMS
@@ -65,7 +65,7 @@ class _Tree:
         return {leaf.name: leaf.value for leaf in leaves(self)
                 if leaf.traced and leaf.name.partition(".")[0] not in others}
 
-    def configurations(self) -> tuple["_Tree", ...]:
+    def configurations(self) -> tuple[Self, ...]:
         """The C combinations of `sweep` as runs of their own, the last field varying fastest.
 
         Each has a folder inside `run_dir`. Without a sweep it is this config alone. Raises
@@ -87,7 +87,7 @@ class _Tree:
         return [dict(zip(varied, values, strict=True))
                 for values in itertools.product(*varied.values())]
 
-    def members(self) -> list["_Tree"]:
+    def members(self) -> list[Self]:
         """What one program trains side by side: S = C · num_seeds configs of one seed each."""
         return [dataclasses.replace(config, seed=self.seed + s, num_seeds=1)
                 for config in self.configurations() for s in range(self.num_seeds)]
@@ -96,7 +96,7 @@ class _Tree:
         """Updates that reach `total_steps` with M = `num_tasks`, rounded up."""
         return max(1, math.ceil(self.total_steps / (num_tasks * self.steps_per_task)))
 
-    def validate(self) -> "_Tree":
+    def validate(self) -> Self:
         """Returns self; raises UserError at the first value that cannot work."""
         for leaf in leaves(self):
             leaf.check()
@@ -115,15 +115,27 @@ class _Tree:
 
 def _sections() -> dict[str, type[Section]]:
     """All sections by name, in the order of their flags."""
-    return {kind.section: kind for kind in (
+    kinds: tuple[type[Section], ...] = (
         *algorithms.sections(), NetworkConfig, *methods.sections(), GradientsConfig,
-        *suites.sections(), RunConfig)}
+        *suites.sections(), RunConfig)
+    return {kind.section: kind for kind in kinds}
 
 
-Config = dataclasses.make_dataclass(
-    "Config", [(name, section, dataclasses.field(default_factory=section))
-               for name, section in _sections().items()],
-    bases=(_Tree,), frozen=True, namespace={"__module__": __name__, "__doc__": _Tree.__doc__})
+if TYPE_CHECKING:
+    class Config(_Tree):
+        """One training run: a suite, an algorithm, a method, S seeds in one compiled program.
+
+        Its sections are attributes beside its fields: `config.ppo.num_envs`. Which there are
+        depends on the packages that are installed.
+        """
+
+        def __init__(self, **settings: Any): ...
+        def __getattr__(self, section: str) -> Any: ...
+else:
+    Config = dataclasses.make_dataclass(
+        "Config", [(name, section, dataclasses.field(default_factory=section))
+                   for name, section in _sections().items()],
+        bases=(_Tree,), frozen=True, namespace={"__module__": __name__, "__doc__": _Tree.__doc__})
 
 
 def _parse_sweep(text: str, traced: Mapping[str, Any],

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -59,7 +59,7 @@ def check_memory(parts: Mapping[str, float], seeds: int) -> None:
     if device.platform != "cpu":
         limit = (device.memory_stats() or {}).get("bytes_limit", math.inf)
         available = limit * jax.device_count()
-    needed, largest = sum(parts.values()) * seeds, max(parts, key=parts.get)
+    needed, largest = sum(parts.values()) * seeds, max(parts, key=parts.__getitem__)
     if needed > available:
         many = f"{seeds} seeds need" if seeds > 1 else "one seed needs"
         raise UserError(f"--{largest}: too much: {many} about {needed / 2**30:,.1f} GiB, "
@@ -153,7 +153,8 @@ class Learner:
         each seed's own. Small problems run all seeds in step; large ones (on a CPU) a few at a
         time, which stay in its caches.
         """
-        run, each = functools.partial(self._run_chunk, count), state
+        run: Callable[[Any], tuple[TrainState, Metrics]] = functools.partial(self._run_chunk, count)
+        each: Any = state
         if jnp.ndim(count):
             run, each = (lambda seed: self._run_chunk(*seed)), (count, state)
         seeds = state.update.shape[0]

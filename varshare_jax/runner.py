@@ -14,10 +14,10 @@ import numpy as np
 
 from varshare_jax import suites
 from varshare_jax.config import Config
-from varshare_jax.devices import Layout, use_cpu_cores
 from varshare_jax.learner import Learner
 from varshare_jax.playing.evaluation import evaluate_training, evaluation_key
 from varshare_jax.runs import checkpoint, provenance, sweeps, task_parameters
+from varshare_jax.runs.devices import Layout, use_cpu_cores
 from varshare_jax.runs.files import read_json, write_json
 from varshare_jax.runs.folder import begin, check_note, claimed
 from varshare_jax.runs.monitoring import RunWriter, warn
@@ -51,7 +51,7 @@ def train(config: Config, *, resume: bool = False, presets: tuple[str, ...] = ()
     use_cpu_cores(config.run.devices)
     provenance.use_compile_cache(config.run.compile_cache)
     learner = Learner.make(suites.settle(config))
-    claim = contextlib.nullcontext(False)
+    claim: contextlib.AbstractContextManager[bool] = contextlib.nullcontext(False)
     if config.run_dir:
         claim = claimed(Path(config.run_dir), learner.problem.config, resume)
     with claim as finished:
@@ -78,7 +78,7 @@ class _Run:
         with Stop(self.progress.say, leave).listening() as stop:
             state = self._restore()
             if self.finished:
-                file = self.folder / "summary.json"
+                file = Path(self.config.run_dir) / "summary.json"
                 self.progress.say(f"already finished; see {file}")
                 return Result(read_json(file), state if self.record.update == self.total else None,
                               self.learner)
@@ -92,9 +92,9 @@ class _Run:
 
     def _restore(self) -> TrainState | None:
         """The newest sound checkpoint, if there is one, and what was known when it was made."""
-        folder = self.folder / "checkpoints" if self.folder else None
-        if not folder or not checkpoint.checkpoints(folder):
+        if not self.folder or not checkpoint.checkpoints(self.folder / "checkpoints"):
             return None
+        folder = self.folder / "checkpoints"
         like = jax.eval_shape(self.learner.init_seeds)
         found = checkpoint.restore_newest(folder, like, warn)
         if found is None:

@@ -29,6 +29,7 @@ def field(default: Any, help: str, *, choices: tuple[str, ...] = (), traced: boo
     return dataclasses.field(default=default, metadata=metadata)
 
 
+Tree = typing.TypeVar("Tree")
 _LARGEST = 2**31 - 1  # programs count in int32
 
 
@@ -55,14 +56,14 @@ class Leaf(typing.NamedTuple):
             raise self._refused(f"must not exceed {most}")
         if self.above is not None and self.value <= self.above:
             raise self._refused(f"must be greater than {self.above:g}")
-        low, high = self.least is not None, self.most is not None
-        if low and high and not self.least <= self.value <= self.most:
-            raise self._refused(f"must lie in [{self.least:g}, {self.most:g}]")
-        if low and self.value < self.least:
-            raise self._refused("must not be negative" if self.least == 0
-                                else f"must be at least {self.least:g}")
-        if high and self.value > self.most:
-            raise self._refused(f"must not exceed {self.most:g}")
+        low, high = self.least, self.most
+        if low is not None and high is not None and not low <= self.value <= high:
+            raise self._refused(f"must lie in [{low:g}, {high:g}]")
+        if low is not None and self.value < low:
+            raise self._refused("must not be negative" if low == 0
+                                else f"must be at least {low:g}")
+        if high is not None and self.value > high:
+            raise self._refused(f"must not exceed {high:g}")
 
     def _refused(self, why: str) -> UserError:
         return UserError(f"--{self.name}={self.value}: {why}")
@@ -73,6 +74,7 @@ class Section:
 
     section: typing.ClassVar[str]
     """Its name, which its flags begin with."""
+    __dataclass_fields__: typing.ClassVar[dict[str, dataclasses.Field[Any]]]  # its subclasses'
 
     def check(self) -> None:
         """Raises UserError where fields of this section do not fit together."""
@@ -109,7 +111,7 @@ def get(tree: Any, name: str) -> Any:
     return tree
 
 
-def replace(tree: Any, overrides: Mapping[str, Any]) -> Any:
+def replace(tree: Tree, overrides: Mapping[str, Any]) -> Tree:
     """A tree with the dotted names in `overrides` changed.
 
     Raises UserError for a name the tree does not have or a value of the wrong type.

@@ -51,8 +51,7 @@ class Step(NamedTuple):
     success: jax.Array | None = None
 
 
-@struct.dataclass
-class Episode:
+class Episode(struct.PyTreeNode):
     """Each env's episode so far, [M, N]: undiscounted return, steps, success at any step."""
 
     total: jax.Array
@@ -74,8 +73,7 @@ class Transition(NamedTuple):
     episode: Episode
 
 
-@struct.dataclass
-class Agent:
+class Agent(struct.PyTreeNode):
     """What learns: the methods' part of a TrainState.
 
     `memory` is what the method steers its penalty by between updates, `target` a slower copy of
@@ -89,8 +87,7 @@ class Agent:
     target: Variables
 
 
-@struct.dataclass
-class World:
+class World(struct.PyTreeNode):
     """The envs and what is known of their episodes; every leaf leads with [M, N].
 
     `done`: whether the last step ended an episode; `acting_keys`: those of held draws of weights.
@@ -104,8 +101,7 @@ class World:
     acting_keys: jax.Array
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """Everything training needs to go on, for one seed (the learner adds the leading S).
 
     Every leaf of `world`, `stats` (running statistics) and `own` (what the algorithm keeps:
@@ -122,8 +118,7 @@ class TrainState:
     update: jax.Array
 
 
-@struct.dataclass
-class Player:
+class Player(struct.PyTreeNode):
     """A trained policy: the variables that act, and the statistics their observations need."""
 
     variables: Variables

@@ -66,7 +66,7 @@ def step(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array,
     names = tuple(collections or agent.variables)
     sound, loss, batch = without_unsound(loss, batch, problem.suite.num_tasks)
     grads, metrics = gradients(problem, agent, loss, batch, key, scalars, needed(problem, names))
-    curvature = {}
+    curvature: Variables = {}
     if "task" in names and agent.optimizer.curvature:
         grads, curvature = _curvature(problem, agent, grads, scalars)
     grads, norms = clip_by_task_norm(

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 from flax import struct
 
 
-@struct.dataclass
-class RunningStats:
+class RunningStats(struct.PyTreeNode):
     """Mean and variance [M, ...] of all samples so far, and their count [M]."""
 
     mean: jax.Array

@@ -13,8 +13,7 @@ from flax import struct
 from varshare_jax.types import lead
 
 
-@struct.dataclass
-class ValueStats:
+class ValueStats(struct.PyTreeNode):
     """Moving mean and mean square of each task's value targets, [M]."""
 
     mean: jax.Array

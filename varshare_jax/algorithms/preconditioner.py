@@ -29,7 +29,7 @@ class Moments(NamedTuple):
     a method's posteriors follow it; else {}.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # as in base.Draws
     mu: Variables
     nu: Variables
     curvature: Variables

@@ -24,8 +24,7 @@ class Experience(NamedTuple):
     final_obs: jax.Array
 
 
-@struct.dataclass
-class Replay:
+class Replay(struct.PyTreeNode):
     """The last L steps of every env.
 
     `steps`: leaves [M, N, L, ...]. `position` [M]: where the next step goes; the oldest is there

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
@@ -43,7 +43,7 @@ def _unraisable(problem: Any) -> None:
         sys.__unraisablehook__(problem)
 
 
-def _parse(argv: list[str], about: str = "") -> list[str]:
+def _parse(argv: list[str], about: str | None = None) -> list[str]:
     wanted = [arg for arg in argv[1:] if re.fullmatch(r"--?(help(full|short|xml)?|h|\?)", arg)]
     if wanted and not re.search("full|xml", wanted[0]):
         print(_help(about))
@@ -61,7 +61,7 @@ def _parse(argv: list[str], about: str = "") -> list[str]:
         _fail(re.sub(r"\('(.*)', '.*'\)", r"\1", str(error)))
 
 
-def _help(about: str) -> str:
+def _help(about: str | None) -> str:
     """What a command is for and every flag of this package.
 
     absl would show those of the module that was started, which of an installed script is none.
@@ -73,7 +73,7 @@ def _help(about: str) -> str:
                 ours[flag.name] = flag
                 ours.register_flag_by_module("flags", flag)
     listed = ours.module_help("flags").strip()
-    return "\n\n".join([about.strip(), listed, "--helpfull shows absl's own flags, too."])
+    return "\n\n".join([(about or "").strip(), listed, "--helpfull shows absl's own flags, too."])
 
 
 def _unknown_flag(name: str) -> str:
@@ -87,7 +87,7 @@ def _unknown_flag(name: str) -> str:
     return f"flag --{name}: unknown; see --help{hint}"
 
 
-def _fail(text: str, code: int = 2) -> None:
+def _fail(text: str, code: int = 2) -> NoReturn:
     print(f"error: {printable(' '.join(text.split()))}", file=sys.stderr)
     sys.exit(code)
 
@@ -146,8 +146,9 @@ def named_run() -> Path:
 def positive(*names: str) -> None:
     """Raises UserError for the first of these flags that is not a finite number above 0."""
     for name in names:
-        if not 0 < flags.FLAGS[name].value < math.inf:
-            raise UserError(f"--{name}={flags.FLAGS[name].value}: must be greater than 0")
+        value: Any = flags.FLAGS[name].value
+        if not 0 < value < math.inf:
+            raise UserError(f"--{name}={value}: must be greater than 0")
 
 
 def define_number(name: str, default: int | None, text: str) -> None:

@@ -18,8 +18,8 @@ from varshare_jax.cli import _app
 
 def _main(argv: list[str]) -> int:
     from varshare_jax import experiments  # here, as --help does without JAX
-    from varshare_jax.devices import use_cpu_cores
     from varshare_jax.runs import provenance
+    from varshare_jax.runs.devices import use_cpu_cores
     from varshare_jax.runs.signals import STOPPED, Stopped
 
     given = flags.FLAGS

@@ -131,7 +131,7 @@ def run_process(command: Command, hear: Callable[[str], None]) -> int:
         [sys.executable, "-u", "-m", command.module, *command.arguments], text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     with _passing_signals_to(process) as passed_on:
-        for line in process.stdout:
+        for line in process.stdout or ():
             hear(line.rstrip())
         status = process.wait()
     if passed_on:

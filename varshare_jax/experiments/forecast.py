@@ -68,7 +68,7 @@ class Forecast:
 
 def describe(plan: Plan) -> str:
     """A search for people: its effort, and each run's dimensions after what all have in common."""
-    search, config = plan.search, plan.runs[0].config
+    search, config = plan.searched, plan.runs[0].config
     steps = search.trials * config.num_seeds * config.total_steps * len(plan.runs)
     common = {name for name in plan.runs[0].space if all(name in run.space for run in plan.runs)}
     spaces = {"every run": {name: plan.runs[0].space[name] for name in common}} | {

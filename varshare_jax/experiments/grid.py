@@ -36,6 +36,7 @@ def _trials(run: PlannedRun) -> list[Trial]:
 
 
 def _trial(values: Mapping[str, float], run: Run) -> Trial:
+    assert run.final  # the run is finished
     returns = [run.final.returns, *(evaluation.returns for evaluation in run.evaluations)]
     if not all(np.isfinite(scores).all() for scores in returns):
         return Trial(values, -math.inf, -math.inf)

@@ -77,6 +77,12 @@ class Plan:
     evaluations: Mapping[str, Mapping[str, Any]]
     search: Search | None = None
 
+    @property
+    def searched(self) -> Search:
+        """The `search` of a plan that is known to have one."""
+        assert self.search
+        return self.search
+
 
 _FOLDERS = Registry("plans", {"varshare_jax": PLANS},
                     lambda name, package: Path(package.__path__[0]))

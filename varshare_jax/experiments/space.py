@@ -161,7 +161,7 @@ def _dimension(where: str, table: Mapping[str, Any], allowed: set[str]) -> Dimen
         if len(set(values)) < len(values):
             raise UserError(f"{where}: has a choice twice")
         return Dimension(choices=values)
-    ends = table.get("low"), table.get("high")
+    ends: tuple[Any, Any] = table.get("low"), table.get("high")
     if not all(type(end) in (int, float) and math.isfinite(end) for end in ends):
         raise UserError(f"{where}: must have numbers low and high, or choices")
     low, high = map(float, ends)

@@ -35,7 +35,7 @@ class Draws(NamedTuple):
     act: bool = False
     learn: bool = False
     estimator: str = "shared"
-    count: int = 1
+    count: int = 1  # type: ignore[assignment]  # hides tuple.count, which nobody calls
     hold: str = "rollout"
 
     @property

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from varshare_jax.errors import UserError
 from varshare_jax.methods.base import Draws, Method, Rates
 from varshare_jax.methods.settings import ControllerConfig, VarShareConfig
+from varshare_jax.settings import Section
 from varshare_jax.variational import natural
 from varshare_jax.variational.controllers import CONTROLLERS, Fixed
 from varshare_jax.variational.diagnostics import diagnose
@@ -32,7 +33,7 @@ from varshare_jax.variational.tree import layer_of, layers
 class VarShare(Method):
     """Variational weight-space residuals under a zero-centred prior."""
 
-    settings = (VarShareConfig, ControllerConfig)
+    settings: ClassVar[tuple[type[Section], ...]] = (VarShareConfig, ControllerConfig)
     one_gaussian_each: ClassVar[bool] = True
     """Whether each weight's residual is one Gaussian, as per-example estimators and recentring
     need it."""
@@ -70,6 +71,8 @@ class VarShare(Method):
         `shift/<layer>` is the part that μ pays, Σ μ² / (2 σ_prior²): zero until a task departs.
         """
         prior, by_name = terms["prior"], layers(self._priced(task, terms), is_gaussian)
+        nats: dict[str, Any]
+        shift: dict[str, Any]
         nats, shift = (
             {layer: sum(jnp.sum(entries(q, self.prior_std(q, prior.std[layer]))) for q in qs)
              for layer, qs in by_name.items()} for entries in (self.nats, self.shift))
@@ -82,12 +85,12 @@ class VarShare(Method):
         cost = prior.beta * total / samples + prior.hyperprior
         return cost, metrics | self.controller.term_metrics(prior)
 
-    def nats(self, q: Gaussian, prior_std: jax.Array) -> jax.Array:
+    def nats(self, q: Gaussian, prior_std: jax.Array | float) -> jax.Array:
         """KL of a posterior from its prior, entry by entry."""
         detach = self.config.controller.detach_sigma
         return (kl_whose_prior_follows_means if detach else kl_divergence)(q, prior_std)
 
-    def shift(self, q: Gaussian, prior_std: jax.Array) -> jax.Array:
+    def shift(self, q: Gaussian, prior_std: jax.Array | float) -> jax.Array:
         """The part of `nats` that is due to q's mean."""
         return jnp.square(q.mean / prior_std) / 2
 
@@ -170,7 +173,7 @@ class VarShare(Method):
         return natural.hold_rho(task) if follows else self._learned(task)
 
     @property
-    def draws(self) -> Draws:
+    def draws(self) -> Draws:  # type: ignore[override]  # of the settings, not of the class
         settings = self.config.varshare
         return Draws(settings.act_with == "sample", settings.learn_with == "sample",
                      settings.estimator, settings.draws, settings.hold)

@@ -8,7 +8,6 @@ posteriors are log-normal. τ is σ_prior, so that every controller acts on it.
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from varshare_jax.methods.settings import HorseshoeConfig
 from varshare_jax.methods.varshare import VarShare
@@ -21,12 +20,10 @@ from varshare_jax.variational.gaussian import (
 )
 
 
-@struct.dataclass
 class LogGammaScale(Scale):
     """Posterior of log s_a."""
 
 
-@struct.dataclass
 class LogInverseGammaScale(Scale):
     """Posterior of log s_b."""
 

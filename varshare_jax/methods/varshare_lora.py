@@ -19,15 +19,13 @@ from varshare_jax.methods.varshare import VarShare
 from varshare_jax.variational.gaussian import Gaussian, is_gaussian, rho_of
 
 
-@struct.dataclass
-class LowRank:
+class LowRank(struct.PyTreeNode):
     """The residual of a kernel [I, O] as `down` [I, r] times `up` [r, O]; Gaussians or draws."""
 
     down: Any
     up: Any
 
 
-@struct.dataclass
 class Down(Gaussian):
     """Posterior of a factor whose prior is centred where it starts."""
 
@@ -94,7 +92,7 @@ def _is_residual(leaf: Any) -> bool:
 
 
 def _mean(factor: Gaussian | jax.Array) -> jax.Array:
-    return factor.mean if is_gaussian(factor) else factor
+    return factor.mean if isinstance(factor, Gaussian) else factor
 
 
 def _product(factors: LowRank) -> Gaussian:

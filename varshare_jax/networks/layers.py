@@ -5,6 +5,7 @@ the caller supplies a `noise` key: then it is drawn for each example.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,8 +18,8 @@ Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 
 
 def parameter(module: nn.Module, name: str, init: Initializer,
-              shape: tuple[int, ...]) -> jax.Array | Gaussian:
-    """Creates or reads a parameter of `module`.
+              shape: tuple[int, ...]) -> Any:
+    """Creates or reads a parameter of `module`, an array or a Gaussian.
 
     Not `module.param`: that one refuses a Gaussian where it initialised an array.
     """

@@ -41,7 +41,8 @@ class SoftModules(nn.Module):
         activation = ACTIVATIONS[self.activation]
         n, width = self.modules, e.shape[-1]
         g = Dense(width, name="router")(activation(e))
-        hidden, routes = g, []
+        routes: list[jax.Array] = []
+        hidden = g
         for index in range(self.layers):
             targets = 1 if index == self.layers - 1 else n
             if routes:

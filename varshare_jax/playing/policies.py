@@ -9,16 +9,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from varshare_jax import suites
 from varshare_jax.algorithms.base import Problem
 from varshare_jax.config import Config, from_dict
-from varshare_jax.devices import use_cpu_cores
 from varshare_jax.errors import UserError, unknown
 from varshare_jax.learner import Learner
 from varshare_jax.methods.base import Params
 from varshare_jax.playing.evaluation import act, evaluation_key
 from varshare_jax.runs import checkpoint, provenance
+from varshare_jax.runs.devices import use_cpu_cores
 from varshare_jax.runs.files import parse_json, write_bytes
 from varshare_jax.runs.folder import check_note, read_config
 from varshare_jax.runs.monitoring import warn
@@ -51,7 +52,7 @@ class Policy(NamedTuple):
         """The policy of one seed."""
         return jax.tree.map(lambda x: x[s], self.player)
 
-    def act(self, obs: np.ndarray, task: str | int = 0, seed: int = 0) -> np.ndarray:
+    def act(self, obs: ArrayLike, task: str | int = 0, seed: int = 0) -> np.ndarray:
         """The most likely actions of one task under one seed's mean weights.
 
         Raw observations [D] or [B, D] -> actions [...] or [B, ...]; `task` is a name or an index,

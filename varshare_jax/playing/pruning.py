@@ -52,7 +52,7 @@ def prune_run(folder: Path, *, rule: str, max_lost: float = 0.02, episodes: int 
     _check(policy, folder, rule)
     check_evaluation(policy, episodes)
     progress = Progress(f"pruning by {rule}", len(KEPT), 1, policy.num_seeds, quiet)
-    curve = []
+    curve: list[dict[str, Any]] = []
     for number, threshold in enumerate(_thresholds(policy, rule), 1):
         with progress.working(f"threshold {number} of {len(KEPT)}: playing", announce=False):
             point = _point(policy, threshold, rule, episodes, seed)

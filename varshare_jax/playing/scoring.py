@@ -18,10 +18,10 @@ MEASURES = ("return", "success", "length")
 """What names of scores [S][M] end in."""
 
 
-def evaluate_run(path: Path, *, episodes: int = 50, weights: str = "mean",
+def evaluate_run(path: Path | str, *, episodes: int = 50, weights: str = "mean",
                  samples: int = 1, actions: str = "mode", seed: int = 1,
                  engine: str = "jax") -> dict[str, Any]:
-    """Plays a run's newest checkpoint or a pruned file: scores [S][M], and of what.
+    """Plays a run's newest checkpoint or a pruned file: scores `[S][M]`, and of what.
 
     Another `engine` plays it as well: its scores are those that its name precedes.
     Raises UserError where `path` holds neither, or not the `weights` asked for.

@@ -25,19 +25,20 @@ def _seeds(section: Section) -> Iterator[str]:
 
 
 def _budgets(section: Section) -> Iterator[str]:
-    budgets = {entry.label: entry.run.final.env_steps for entry in section.scored}
+    budgets = {entry.label: entry.run.final.env_steps for entry in section.scored
+               if entry.run.final}
     if _apart(budgets.values(), _BUDGETS_ALIKE):
-        low, high = min(budgets, key=budgets.get), max(budgets, key=budgets.get)
+        low, high = min(budgets, key=budgets.__getitem__), max(budgets, key=budgets.__getitem__)
         yield (f"Budgets differ by more than {_BUDGETS_ALIKE - 1:.0%}: final scores are those "
                f"after {budgets[low]:,} env steps of {low} and {budgets[high]:,} of {high}. "
                f"Compare the learning curves at equal steps.")
 
 
 def _steps(section: Section) -> Iterator[str]:
-    steps = {entry.label: entry.run.effective_step for entry in section.scored}
-    steps = {label: step for label, step in steps.items() if step and math.isfinite(step)}
+    known = ((entry.label, entry.run.effective_step) for entry in section.scored)
+    steps = {label: step for label, step in known if step and math.isfinite(step)}
     if _apart(steps.values(), _STEPS_ALIKE):
-        low, high = min(steps, key=steps.get), max(steps, key=steps.get)
+        low, high = min(steps, key=steps.__getitem__), max(steps, key=steps.__getitem__)
         yield (f"Effective steps differ by more than a factor of {_STEPS_ALIKE:g}: from "
                f"{steps[low]:.2%} of {low} to {steps[high]:.2%} of {high} per update. Differences "
                f"may be those of the step size rather than of the method.")

@@ -67,7 +67,8 @@ def paired_differences(section: Section, compared: Sequence[Comparison]) -> Figu
             seeds = comparison.by_seed
             axes.plot(seeds, np.full(len(seeds), row + 0.22), "o", markersize=4.5,
                       markerfacecolor="none", markeredgecolor="#6b7280", zorder=2)
-            _interval(axes, row, comparison.difference)
+            if comparison.difference:
+                _interval(axes, row, comparison.difference)
         axes.axvline(0.0, color="#6b7280", linewidth=1, linestyle="--", zorder=1)
         axes.set_xlabel(f"mean {section.measure}: {section.focus} minus the other")
         return figure

@@ -111,5 +111,5 @@ def _bounds(result: Estimate) -> Cell:
     return Cell("[" + ", ".join(fixed(100 * bound, 1) for bound in result.interval) + "]")
 
 
-def _excludes(interval: tuple[float, float] | None, value: float) -> bool:
-    return interval is not None and not interval[0] <= value <= interval[1]
+def _excludes(interval: tuple[np.ndarray, np.ndarray] | None, value: float) -> bool:
+    return interval is not None and not bool(interval[0] <= value <= interval[1])

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -66,14 +66,17 @@ def comparisons(section: Section) -> tuple[Comparison, ...]:
 
     Intervals of K comparisons hold all K with 95 % (Bonferroni: each has 1 − 0.05 / K).
     """
-    focus = next((e for e in section.scored if e.label == section.focus), None)
+    if not section.scored:
+        return ()
+    focus = next(e for e in section.scored if e.label == section.focus)
     others = [other for other in section.scored if other is not focus]
     return tuple(_compare(focus, other, len(others)) for other in others)
 
 
 def _compare(focus: Entry, other: Entry, count: int) -> Comparison:
     # The tails grow thinner with the count, and need as many more draws to be seen.
-    effort = {"confidence": 1 - 0.05 / count, "resamples": _RESAMPLES * count}
+    effort: dict[str, Any] = {
+        "confidence": 1 - 0.05 / count, "resamples": _RESAMPLES * count}
     probability = estimate(statistics.probability_of_improvement, focus.scores, other.scores,
                            **effort)
     seeds, ours, theirs = np.intersect1d(focus.run.seeds, other.run.seeds, return_indices=True)

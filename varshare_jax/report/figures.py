@@ -27,7 +27,7 @@ def learning_curves(sections: Sequence[Section], against: str = STEPS) -> Figure
         rows = -(-len(sections) // columns)
         figure = Figure(figsize=(6.6 if columns == 1 else 11.0, 4.1 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
-        handles = {}
+        handles: dict[str, Line2D] = {}
         for axes, section in zip(grid, sections, strict=False):
             for entry in section.scored:
                 if len(entry.steps):

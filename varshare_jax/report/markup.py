@@ -166,7 +166,7 @@ def _slug(text: str) -> str:
 
 def _contents(headings: Sequence[_Linked]) -> str:
     """A list of links, those of level 3 below the heading of level 2 before them."""
-    items = []
+    items: list[tuple[str, list[str]]] = []
     for heading in headings:
         if heading.level == 2 or not items:
             items.append((heading.link, []))

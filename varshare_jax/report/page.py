@@ -154,8 +154,10 @@ def _retention(section: Section) -> Iterator[str | Heading]:
         yield ("<p>Returns are not all positive and the suite does not say what random actions "
                "score, so a share of the oracle's return would mean nothing.</p>")
         return
+    scale = oracle_scale(section)
+    assert scale  # or nothing would have been retained
     yield about(f"What each method keeps of {section.oracle.label}, mean over seeds "
-                f"({oracle_scale(section).meaning}). The interval is that of the method's seeds; "
+                f"({scale.meaning}). The interval is that of the method's seeds; "
                 f"the oracle's mean counts as given.")
     yield table(retained, "heat")
 

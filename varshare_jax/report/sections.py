@@ -21,7 +21,7 @@ _RESAMPLES = 1000
 class Entry:
     """One run under the label it has in the report.
 
-    `scores` [S, M] are its final scores by the section's measure, None while there is no finite
+    `scores` [S, M] are its final scores by the section's measure, empty while there is no finite
     one; `curve` [E, S, M] those during training, after `steps` [E] and `seconds` [E]. A diverged
     return (NaN) counts as the lowest that any seed of the run ever had on that task (or, where
     there is none, on any task), a diverged success as 0; `replaced` counts them among the final
@@ -31,7 +31,7 @@ class Entry:
     label: str
     style: int
     run: Run
-    scores: np.ndarray | None
+    scores: np.ndarray
     replaced: int
     steps: np.ndarray
     seconds: np.ndarray
@@ -55,7 +55,7 @@ class Entry:
         """Why there are no scores; empty if there are."""
         if self.run.final is None:
             return "no evaluation yet"
-        return "every return is NaN" if self.scores is None else ""
+        return "" if self.scores.size else "every return is NaN"
 
     @property
     def marks(self) -> str:
@@ -80,7 +80,7 @@ class Section:
     @property
     def scored(self) -> tuple[Entry, ...]:
         """The entries that have scores."""
-        return tuple(entry for entry in self.entries if entry.scores is not None)
+        return tuple(entry for entry in self.entries if entry.scores.size)
 
     @property
     def marks_best(self) -> bool:
@@ -120,7 +120,7 @@ def _section(suite: str, runs: Sequence[Run], labels: Sequence[str], every: Sequ
     measure = SUCCESS if logged and all(e.success is not None for e in logged) else RETURN
     entries = tuple(_entry(run, label, every.index(label), measure)
                     for run, label in zip(runs, labels, strict=True))
-    scored = [entry for entry in entries if entry.scores is not None]
+    scored = [entry for entry in entries if entry.scores.size]
     ranked = sorted(scored, key=lambda e: (e.label != focus, e.run.method != OWN_METHOD))
     return Section(suite, _task_names(runs), entries, measure, ranked[0].label if ranked else "")
 
@@ -136,20 +136,20 @@ def _labels(runs: Sequence[Run]) -> list[str]:
 
 
 def _task_names(runs: Sequence[Run]) -> tuple[str, ...]:
-    sized = [run for run in runs if run.num_tasks is not None]
-    for run in sized[1:]:
-        if run.num_tasks != sized[0].num_tasks:
-            raise UserError(f"'{run.path}' has {run.num_tasks} tasks of {run.suite}, but "
-                            f"'{sized[0].path}' has {sized[0].num_tasks}; compare runs of the "
+    sized = [(run, run.num_tasks) for run in runs if run.num_tasks is not None]
+    for run, tasks in sized[1:]:
+        if tasks != sized[0][1]:
+            raise UserError(f"'{run.path}' has {tasks} tasks of {run.suite}, but "
+                            f"'{sized[0][0].path}' has {sized[0][1]}; compare runs of the "
                             f"same tasks")
-    named = [run for run in runs if run.task_names is not None]
-    for run in named[1:]:
-        if run.task_names != named[0].task_names:
-            raise UserError(f"'{run.path}' and '{named[0].path}' name the tasks of {run.suite} "
+    named = [(run, run.task_names) for run in runs if run.task_names is not None]
+    for run, names in named[1:]:
+        if names != named[0][1]:
+            raise UserError(f"'{run.path}' and '{named[0][0].path}' name the tasks of {run.suite} "
                             f"differently; compare runs of the same tasks")
     if named:
-        return named[0].task_names
-    return tuple(f"task {m}" for m in range(sized[0].num_tasks)) if sized else ()
+        return named[0][1]
+    return tuple(f"task {m}" for m in range(sized[0][1])) if sized else ()
 
 
 def _entry(run: Run, label: str, style: int, measure: str) -> Entry:
@@ -157,9 +157,9 @@ def _entry(run: Run, label: str, style: int, measure: str) -> Entry:
     empty = np.empty((0, 0, 0))
     returns = np.stack([e.returns for e in evaluations]) if evaluations else empty
     if not np.isfinite(returns).any():
-        return Entry(label, style, run, None, 0, np.empty(0), np.empty(0), empty)
-    if measure == SUCCESS:
-        filled = np.nan_to_num(np.stack([e.success for e in evaluations]), nan=0.0)
+        return Entry(label, style, run, np.empty((0, 0)), 0, np.empty(0), np.empty(0), empty)
+    if measure == SUCCESS:  # all have it
+        filled = np.nan_to_num(np.stack([np.asarray(e.success) for e in evaluations]), nan=0.0)
     else:
         filled = _fill(returns)
     steps, seconds = np.array([(e.env_steps, e.wall_seconds) for e in run.evaluations]

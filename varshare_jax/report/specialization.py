@@ -44,9 +44,9 @@ def content(section: Section) -> Iterator[str | Heading]:
 
 def _tables(section: Section) -> Iterator[str | Heading]:
     for prefix, (title, text) in _MEASURES.items():
-        found = [(entry, tables.specialization(entry.run, prefix, section.task_names))
-                 for entry in section.entries]
-        found = [(entry, cells) for entry, cells in found if cells]
+        tried = ((entry, tables.specialization(entry.run, prefix, section.task_names))
+                 for entry in section.entries)
+        found = [(entry, cells) for entry, cells in tried if cells]
         if found:
             yield Heading(3, f"Specialization: {title}", f"specialization-{prefix}")
             yield about(text)
@@ -137,7 +137,7 @@ def _sigma(section: Section) -> Iterator[str | Heading]:
     if not found:
         return
     layers = list(dict.fromkeys(
-        layer for entry in found for layer in entry.run.posterior.sigma))
+        layer for entry in found if entry.run.posterior for layer in entry.run.posterior.sigma))
     yield Heading(3, "Standard deviations of the posteriors")
     yield about("σ of every random parameter at the end of training, layer by layer, all tasks "
                 "and seeds together: density over log σ. Dotted: where σ started. Triangles: "

@@ -1,6 +1,7 @@
 """The figures of what tasks own: maps of layers, maps of tasks, spreads of posteriors."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -70,8 +71,8 @@ def _labelled(prefix: str, values: np.ndarray, task_names: Sequence[str],
 def task_maps(posterior: Posterior, task_names: Sequence[str],
               parameters: Mapping[str, np.ndarray]) -> Iterator[tuple[str, Figure]]:
     """The tasks in two dimensions: with their names, then with each of their `parameters` [M]."""
-    finite = np.isfinite(posterior.gram).all(axis=(1, 2))
-    products = posterior.gram[finite].mean(0)
+    gram = np.asarray(posterior.gram)
+    products = gram[np.isfinite(gram).all(axis=(1, 2))].mean(0)
     points, shares = principal_coordinates(np.pad(products, (0, int(posterior.residual))))
     yield "names", _task_map("tasks", points, shares, task_names, np.zeros(len(task_names)))
     for name, values in parameters.items():
@@ -89,8 +90,8 @@ def _task_map(title: str, points: np.ndarray, shares: np.ndarray, labels: Sequen
         side = max(1.0, np.sqrt(tasks / _ROOMY))
         figure = Figure(figsize=(4.6 * side, 3.9 * side), layout="constrained")
         axes = figure.subplots()
-        axes.scatter(*points[:tasks].T, c=values, cmap="Blues", norm=scale(*_limits(values)),
-                     s=70, edgecolors=_INK, linewidths=0.8, zorder=3)
+        axes.scatter(points[:tasks, 0], points[:tasks, 1], c=values, cmap="Blues",
+                     norm=scale(*_limits(values)), s=70, edgecolors=_INK, linewidths=0.8, zorder=3)
         if len(points) > tasks:
             axes.plot(*points[tasks], "+", color=_GREY, markersize=13, markeredgewidth=1.6)
         axes.margins(0.2, 0.16)
@@ -109,7 +110,8 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
 
 def _label(axes: Axes, points: np.ndarray, labels: Sequence[str]) -> None:
     """Labels of the first points, clear of one another; a line leads to those further off."""
-    figure, tasks = axes.figure, len(labels)
+    figure: Any = axes.figure
+    tasks = len(labels)
     notes = [axes.annotate(
         label, point, (0, 0), textcoords="offset points", fontsize=8, color=_INK, zorder=4,
         ha="center", va="center", in_layout=False,
@@ -130,7 +132,9 @@ def _label(axes: Axes, points: np.ndarray, labels: Sequence[str]) -> None:
             continue
         note.set_position((centre - pixel) / points_to_pixels)
         beyond = np.maximum(np.abs(centre - pixel) - size / 2, 0)
-        note.arrow_patch.set_visible(np.linalg.norm(beyond) > 2 * _RADIUS * points_to_pixels)
+        if note.arrow_patch:
+            note.arrow_patch.set_visible(
+                bool(np.linalg.norm(beyond) > 2 * _RADIUS * points_to_pixels))
 
 
 def sigma_histogram(layer: str, entries: Sequence[Entry]) -> Figure:
@@ -139,8 +143,9 @@ def sigma_histogram(layer: str, entries: Sequence[Entry]) -> Figure:
         figure = Figure(figsize=(3.1, 2.3), layout="constrained")
         axes = figure.subplots()
         for entry in entries:
-            if layer in entry.run.posterior.sigma:
-                _density(axes, entry, *entry.run.posterior.sigma[layer])
+            posterior = entry.run.posterior
+            if posterior and layer in posterior.sigma:
+                _density(axes, entry, *posterior.sigma[layer])
         axes.set_xscale("log")
         axes.set_title(layer)
         axes.set_yticks([])

@@ -27,10 +27,12 @@ def curves(sections: Sequence[Section]) -> str:
 
 def _scores(sections: Sequence[Section]) -> Iterator[tuple[Any, ...]]:
     for section in sections:
-        for run in (entry.run for entry in section.entries if entry.run.final):
-            success = run.final.success
+        for run, final in ((entry.run, entry.run.final) for entry in section.entries):
+            if not final:
+                continue
+            success = final.success
             for place, names in _places(section, run):
-                yield (*names, run.final.returns[place],
+                yield (*names, final.returns[place],
                        "" if success is None else success[place])
 
 

@@ -3,11 +3,17 @@
 import dataclasses
 import math
 
+import numpy as np
+
 from varshare_jax.report.estimates import Estimate
 from varshare_jax.report.sections import Section
 
 ABSENT = "–"
 NBSP = "\N{NO-BREAK SPACE}"
+
+
+Number = float | np.floating | np.ndarray
+"""One number; of NumPy's it may be an array without axes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +56,12 @@ def digits_of(largest: float) -> int:
     return 3 if largest < 1 else max(0, 3 - math.floor(math.log10(largest)))
 
 
-def fixed(value: float, digits: int) -> str:
+def fixed(value: Number, digits: int) -> str:
     """A number with that many decimals."""
     return f"{round(float(value), digits) + 0.0:.{digits}f}"  # + 0.0 turns -0.0 into 0.0
 
 
-def percent(value: float) -> str:
+def percent(value: Number) -> str:
     """A fraction as a percentage with one decimal."""
     return f"{value:.1%}"
 

@@ -77,7 +77,8 @@ def costs(section: Section) -> Table:
         texts = [*([run.widths or ABSENT] if sized else []),
                  *([_effective_step(run)] if stepped else []),
                  *(_count(run.number("parameters", kind)) for kind in kinds),
-                 _count(final and final.env_steps), _seconds(final and final.wall_seconds),
+                 _count(final.env_steps if final else None),
+                 _seconds(final.wall_seconds if final else None),
                  _seconds(run.number("compile_seconds")), _count(run.number("steps_per_second")),
                  str(run.num_seeds)]
         rows.append((Cell(entry.label + entry.marks), *map(Cell, texts)))
@@ -139,8 +140,8 @@ def config_differences(section: Section) -> Table | None:
     configs = [{name: value for name, value in _flatten(entry.run.config) if name not in own}
                for entry in section.entries]
     names = list(dict.fromkeys(name for config in configs for name in config))
-    rows = [(name, [config.get(name, ABSENT) for config in configs]) for name in names]
-    rows = [(Cell(name), *map(Cell, values)) for name, values in rows if len(set(values)) > 1]
+    fields = [(name, [config.get(name, ABSENT) for config in configs]) for name in names]
+    rows = [(Cell(name), *map(Cell, values)) for name, values in fields if len(set(values)) > 1]
     return Table(("Field", *(entry.label for entry in section.entries)), tuple(rows)) \
         if rows else None
 
@@ -151,9 +152,8 @@ def environment(sections: Iterable[Section]) -> Table | None:
     sections = tuple(sections)
     for section in sections:
         for entry in section.entries:
-            if entry.run.finished:
-                known = {"device": entry.run.summary.get("device"),
-                         "versions": entry.run.summary.get("versions")}
+            if summary := entry.run.summary:
+                known = {"device": summary.get("device"), "versions": summary.get("versions")}
                 title = entry.label if len(sections) == 1 else f"{section.suite}: {entry.label}"
                 columns.setdefault(tuple(_flatten(known)), []).append(title)
     if not columns:
@@ -181,7 +181,7 @@ def _estimates(section: Section, statistic: Statistic, digits: int,
 
 
 def _worst(entry: Entry, section: Section, digits: int) -> Cell:
-    if entry.scores is None:
+    if not entry.scores.size:
         return Cell(ABSENT)
     means = entry.scores.mean(axis=0)
     worst = int(means.argmin())
@@ -198,7 +198,7 @@ def _other_measure(section: Section) -> str | None:
 
 def _mean(entry: Entry, measure: str) -> Cell:
     final = entry.run.final
-    values = final and (final.success if measure == SUCCESS else final.returns)
+    values = (final.success if measure == SUCCESS else final.returns) if final else None
     if values is None:
         return Cell(ABSENT)
     if measure == SUCCESS:

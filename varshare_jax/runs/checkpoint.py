@@ -174,7 +174,7 @@ def _check_structure(path: Path, stored: dict, expected: dict) -> None:
 
 def _flatten(tree: Any, describe: bool = False) -> dict[str, Any]:
     """Leaves by path, PRNG keys as their data; empty arrays, which orbax refuses, left out."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if leaf.size == 0:
             continue
@@ -191,7 +191,7 @@ def _unflatten(like: Any, arrays: dict[str, np.ndarray]) -> Any:
         if leaf.size == 0:
             return np.zeros(leaf.shape, leaf.dtype)
         array = np.asarray(arrays[jax.tree_util.keystr(path, simple=True, separator=".")])
-        return jax.random.wrap_key_data(array) if _is_key(leaf) else array
+        return jax.random.wrap_key_data(jax.numpy.asarray(array)) if _is_key(leaf) else array
 
     return jax.tree_util.tree_map_with_path(fill, like)
 
@@ -210,7 +210,7 @@ def _describe(array: Any) -> dict[str, Any]:
 
 def _checksum(array: np.ndarray) -> int:
     """Of its bytes in place: a replay is too large to be copied."""
-    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def _file_checksums(folder: Path) -> dict[str, int]:

@@ -52,7 +52,8 @@ def use_compile_cache(folder: str) -> None:
 
     'auto' is the user's cache, unless this process has one already.
     """
-    if not folder or (folder == "auto" and jax.config.jax_compilation_cache_dir):
+    known: Any = jax.config
+    if not folder or (folder == "auto" and known.jax_compilation_cache_dir):
         return
     if folder == "auto":
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

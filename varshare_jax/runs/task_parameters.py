@@ -29,8 +29,8 @@ def write(folder: Path, network: MultiTaskNetwork, variables: Variables) -> None
     deviations, those of all seeds and tasks, lie between `edges`.
     """
     seeds = jax.tree.leaves(variables)[0].shape[0]
-    vectors = [network.task_vectors(_seed(variables, s)) for s in range(seeds)]
-    vectors = [np.asarray(v, np.float64) for v in vectors if v.size]
+    found = [network.task_vectors(_seed(variables, s)) for s in range(seeds)]
+    vectors = [np.asarray(v, np.float64) for v in found if v.size]
     write_json(folder / "similarity.json",
                [np.round(cosine_similarity(v), 4) for v in vectors])
     write_json(folder / "posterior.json", {
@@ -49,7 +49,7 @@ def _deviations(task: Any) -> Iterator[tuple[str, np.ndarray]]:
     """The standard deviations of each layer that has any."""
     for layer, leaves in layers(task, is_gaussian).items():
         random = [np.ravel(leaf.std) for leaf in leaves if is_gaussian(leaf)]
-        values = np.concatenate(random or [[]])
+        values = np.concatenate(random or [np.empty(0)])
         values = values[np.isfinite(values)]
         if values.size:
             yield layer, values

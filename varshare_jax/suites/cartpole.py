@@ -93,7 +93,8 @@ class CartPoleSuite(GymnaxSuite):
         import gymnasium
 
         env = gymnasium.make("CartPole-v1", max_episode_steps=self.horizon)
-        physics, of_task = env.unwrapped, self._tasks[task]
+        of_task = self._tasks[task]
+        physics: Any = env.unwrapped
         physics.length, physics.gravity = of_task.pole_length, of_task.gravity
         physics.masscart, physics.masspole = of_task.cart_mass, of_task.pole_mass
         physics.force_mag = of_task.force

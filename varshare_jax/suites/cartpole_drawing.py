@@ -51,5 +51,5 @@ def _draw_track(pen: ImageDraw.ImageDraw, at, scale: float) -> None:
     pen.line([at(-_TRACK - 0.4, 0), at(_TRACK + 0.4, 0)], _LINE, thick)
     for x in (-2, -1, 0, 1, 2):
         pen.line([at(x, 0), at(x, -0.09)], _LINE, thick)
-    for x in (-_TRACK, _TRACK):
-        pen.line([at(x, -0.16), at(x, 0.16)], _POLE, thick)
+    for stop in (-_TRACK, _TRACK):
+        pen.line([at(stop, -0.16), at(stop, 0.16)], _POLE, thick)

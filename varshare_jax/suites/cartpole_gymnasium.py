@@ -1,6 +1,7 @@
 """Gymnasium's CartPole under a disturbance; apart, because importing it needs Gymnasium."""
 
 from collections import deque
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -13,8 +14,10 @@ class Disturbed(gymnasium.Wrapper):
                  observed: tuple[int, ...]):
         super().__init__(env)
         self._delay, self._noise, self._observed = delay, noise, list(observed)
-        self._pending, self._force = deque(), env.unwrapped.force_mag
-        whole = env.observation_space
+        physics: Any = env.unwrapped
+        self._physics, self._force = physics, physics.force_mag
+        self._pending: deque[Any] = deque()
+        whole: Any = env.observation_space
         self.observation_space = gymnasium.spaces.Box(whole.low[self._observed],
                                                       whole.high[self._observed])
 
@@ -26,7 +29,7 @@ class Disturbed(gymnasium.Wrapper):
     def step(self, action):
         self._pending.append(action)
         due = self._pending.popleft()
-        self.unwrapped.force_mag = 0.0 if due is None else self._force
+        self._physics.force_mag = 0.0 if due is None else self._force
         obs, *rest = self.env.step(0 if due is None else due)
         return self._seen(obs), *rest
 

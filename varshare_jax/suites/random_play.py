@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from varshare_jax.suites.base import Suite
+from varshare_jax.types import Discrete
 
 
 def random_returns(suite: Suite, key: jax.Array, episodes: int) -> tuple[float, ...]:
@@ -24,9 +25,12 @@ def random_returns(suite: Suite, key: jax.Array, episodes: int) -> tuple[float, 
 def _play(suite: Suite, keys: jax.Array, episodes: int) -> jax.Array:
     """keys [M] -> returns [M, E] of one episode each."""
 
+    assert isinstance(suite.action_space, Discrete)
+    actions = suite.action_space.n
+
     def draw(key):
         action_key, step_key = jax.random.split(key)
-        return (jax.random.randint(action_key, (episodes,), 0, suite.action_space.n),
+        return (jax.random.randint(action_key, (episodes,), 0, actions),
                 jax.random.split(step_key, episodes))
 
     def unfinished(carry):

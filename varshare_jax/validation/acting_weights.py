@@ -46,6 +46,7 @@ def main(argv: list[str]) -> None:
             "varshare.learn_with": learn, "varshare.hold": hold, "varshare.estimator": estimator,
             "run.log_every": 1, "run.eval_every": 1000, "run.tensorboard": False})
         result = vs.train(config, resume=True, quiet=True)
+        assert result.summary  # nothing interrupts it
         rows = [row["metrics"] for row in read_rows(Path(run_dir) / "train.jsonl")]
         spread = [np.mean(row["first_ratio_std"]) for row in rows]
         first_kl = np.mean([row["first_approx_kl"] for row in rows])

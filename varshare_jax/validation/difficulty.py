@@ -52,7 +52,9 @@ def main(argv: list[str]) -> None:
     del argv
     problem = vs.Learner.make(vs.Config(suite=_SUITE.value, method="independent")).problem
     names = problem.suite.task_names
-    oracle = np.asarray(train(_SUITE.value, len(names)).summary["eval"]["return"])
+    summary = train(_SUITE.value, len(names)).summary
+    assert summary  # nothing interrupts it
+    oracle = np.asarray(summary["eval"]["return"])
     elsewhere = play_elsewhere(train(_NOMINAL.value, 1), _SUITE.value)
     random = random_returns(problem.suite, jax.random.key(0), _RANDOM_EPISODES)
     width = max(map(len, names)) + 2

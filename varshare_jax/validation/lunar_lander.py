@@ -10,7 +10,7 @@ their statistics and by how often a seed ends the same way in both.
 import functools
 import multiprocessing
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ _POSITION = flags.DEFINE_integer("position_iterations", 60, "iterations of the p
 _ONLY = flags.DEFINE_list("only", [], "names of configurations; all by default")
 _ACTIONS = flags.DEFINE_list("actions", ["discrete", "continuous"], "kinds of actions")
 
-CONFIGURATIONS = {
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "default": {},
     "windy": {"enable_wind": True},
     "gravity -3": {"gravity": -3.0},
@@ -39,13 +39,16 @@ CONFIGURATIONS = {
 MAX_STEPS = lunar_lander.Params.max_steps_in_episode
 
 
+Array = jax.Array | np.ndarray
+
+
 class Episodes(NamedTuple):
     """One entry per seed [N]."""
 
-    total: np.ndarray
-    length: np.ndarray
-    landed: np.ndarray
-    truncated: np.ndarray
+    total: Array
+    length: Array
+    landed: Array
+    truncated: Array
 
     @property
     def outcome(self) -> np.ndarray:
@@ -65,8 +68,9 @@ def streams(seeds: range, wind: bool) -> tuple[lunar_lander.Start, np.ndarray]:
         indices.append([int(generator.integers(-9999, 9999)) if wind else 0 for _ in range(2)])
         dispersion.append(generator.uniform(-1, 1, size=(MAX_STEPS + 1, 2)))
     wind_index, turbulence_index = np.array(indices, np.int32).T
-    start = lunar_lander.Start(np.array(heights, np.float32).T, np.array(force, np.float32).T,
-                               wind_index, turbulence_index)
+    drawn: Any = (np.array(heights, np.float32).T, np.array(force, np.float32).T, wind_index,
+                  turbulence_index)
+    start = lunar_lander.Start(*drawn)
     return start, np.array(dispersion, np.float32).transpose(1, 2, 0)[1:]  # reset used the first
 
 
@@ -114,7 +118,7 @@ def gymnasium_episode(seed: int, options: dict) -> tuple[float, int, bool, bool]
     total, length = 0.0, 0
     while True:
         obs, reward, terminated, truncated, _ = env.step(original(env, obs))
-        total, length = total + reward, length + 1
+        total, length = total + float(reward), length + 1
         if terminated or truncated:
             return total, length, bool(terminated and reward == 100), bool(truncated)
 

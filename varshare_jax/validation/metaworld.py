@@ -15,7 +15,7 @@ all ten. Results go to --out as they come, one JSON line each.
 import functools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -151,7 +151,7 @@ class Port:
         self._step = jax.jit(functools.partial(self.suite.step, keys),
                              compiler_options=dict(self.suite.compiler_options))
 
-    def start(self, vectors: np.ndarray) -> np.ndarray:
+    def start(self, vectors: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         """Starts the episodes of random vectors [M][N, K]; observations [M, N, 39]."""
         started = [jax.vmap(env.start)(jnp.asarray(v, jnp.float32))
                    for env, v in zip(self.suite.envs, vectors, strict=True)]
@@ -178,7 +178,7 @@ class Recorded(NamedTuple):
 def record(task: Task, goals: int, steps: int, kind: str) -> Recorded:
     """Episodes of `scripted` actions, of a random `walk` or of `uniform` ones, on fresh goals."""
     original, rng = Original(task), np.random.default_rng(2)
-    vectors = np.float32([original.draw(rng) for _ in range(goals)])
+    vectors = np.array([original.draw(rng) for _ in range(goals)], np.float32)
     episodes = []
     for vector in vectors:
         obs, episode = original.reset(vector.astype(float)), []
@@ -215,7 +215,8 @@ def compare_policies(chosen: tuple[Task, ...], goals: int, steps: int, physics: 
     originals, rng = [Original(task) for task in chosen], np.random.default_rng(3)
     vectors = [np.array([o.draw(rng) for _ in range(goals)]) for o in originals]
     ours = Port(chosen, goals, physics)
-    obs, success = ours.start(vectors), np.zeros((len(chosen), goals), bool)
+    obs: Any = ours.start(vectors)
+    success: Any = np.zeros((len(chosen), goals), bool)
     for _ in range(steps):
         action = np.array([[o.scripted(x) for x in each]
                            for o, each in zip(originals, obs, strict=True)])

@@ -36,6 +36,8 @@ def kinds_of_pairs(task_names: tuple[str, ...]) -> dict[str, list[tuple[int, int
 
 def compare(run: Run) -> dict[str, dict[str, np.ndarray]]:
     """Measures by name, each with its value per seed [S] for every kind of pair."""
+    assert run.final  # the runs that `main` made are finished
+    assert run.task_names
     returns = run.final.returns
     gaps = {"difference of returns": np.abs(returns[:, :, None] - returns[:, None, :])}
     if run.similarity is not None:

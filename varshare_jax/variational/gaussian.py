@@ -3,7 +3,7 @@
 Blundell et al. 2015, "Weight Uncertainty in Neural Networks", arXiv 1505.05424, section 3.2.
 """
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,7 @@ from flax import struct
 _CHUNKS = 4
 
 
-@struct.dataclass
-class Gaussian:
+class Gaussian(struct.PyTreeNode):
     """A random tensor N(mean, softplus(rho)²) with independent entries; a pytree node."""
 
     mean: jax.Array
@@ -25,12 +24,11 @@ class Gaussian:
         return jax.nn.softplus(self.rho)
 
 
-@struct.dataclass
 class Scale(Gaussian):
     """Posterior of the logarithm of a scale, which moves at a rate of its own."""
 
 
-def is_gaussian(leaf: Any) -> bool:
+def is_gaussian(leaf: Any) -> TypeGuard[Gaussian]:
     return isinstance(leaf, Gaussian)
 
 
@@ -46,7 +44,7 @@ def kl_divergence(q: Gaussian, prior_std: jax.Array | float,
             / (2 * jnp.square(prior_std)) - 0.5)
 
 
-def kl_whose_prior_follows_means(q: Gaussian, prior_std: jax.Array) -> jax.Array:
+def kl_whose_prior_follows_means(q: Gaussian, prior_std: jax.Array | float) -> jax.Array:
     """`kl_divergence` in value and in the gradient of q; prior_std's gradient leaves σ out.
 
     Descending it alone leads to prior_std² = mean μ² rather than mean (μ² + σ²).

@@ -28,4 +28,6 @@ def layer_of(path: tuple[Any, ...]) -> str:
 def by_layer(tree: dict[str, Any], function: Callable[[Any], jax.Array],
              is_leaf: Callable[[Any], bool] | None = None) -> dict[str, jax.Array]:
     """Sums `function` over the leaves of each layer."""
-    return {name: sum(map(function, leaves)) for name, leaves in layers(tree, is_leaf).items()}
+    sums: dict[str, Any] = {
+        name: sum(map(function, leaves)) for name, leaves in layers(tree, is_leaf).items()}
+    return sums

@@ -21,7 +21,7 @@ _MEASURES = {"final": "final IQM", "area": "mean over training"}
 def render(plan: Plan, studies: Sequence[Study], told: Mapping[str, Sequence[Finished]],
            chosen: Mapping[str, Finished]) -> str:
     """The page of all runs; `told` and `chosen` by the name of the run."""
-    search, config = plan.search, plan.runs[0].config
+    search, config = plan.searched, plan.runs[0].config
     content: list[str | markup.Heading] = [markup.about(
         f"{search.trials} trials of each run, {config.num_seeds} seeds from {config.seed}, "
         f"{config.total_steps:,} steps ({search.sampler}, pruner {search.pruner}). "

@@ -12,9 +12,9 @@ import numpy as np
 from varshare_jax import suites
 from varshare_jax.algorithms.base import Problem
 from varshare_jax.config import Config
-from varshare_jax.devices import Layout
 from varshare_jax.learner import Learner
 from varshare_jax.playing import evaluation
+from varshare_jax.runs.devices import Layout
 from varshare_jax.runs.monitoring import Progress
 from varshare_jax.settings import replace
 from varshare_jax.types import Player, TrainState, lead
@@ -59,7 +59,8 @@ class Pool:
         self.problem = self.learner.problem
         self.problem.suite.tracing = progress.say
         self.busy: dict[int, _Place] = {}
-        self._progress, self._state = progress, None
+        self._progress = progress
+        self._state: TrainState | None = None
         suite = self.problem.suite
         self._layout = Layout.choose(places * self.seeds, suite.num_tasks if suite.splits else 1)
         self._init = jax.jit(functools.partial(jax.lax.map, lambda x: self.learner.init(*x)))

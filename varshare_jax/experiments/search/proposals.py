@@ -86,10 +86,11 @@ def _database(where: str) -> RDBStorage:
 @contextlib.contextmanager
 def reaching(where: str, *others: type[Exception]) -> Iterator[None]:
     """Turns what a storage raises that is gone, and `others`, into UserError."""
+    gone: tuple[type[Exception], ...] = (
+        sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, *others)
     try:
         yield
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError,
-            *others) as error:
+    except gone as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise UserError(f"--storage={where}: cannot be reached: {reason}") from error
 

@@ -41,12 +41,12 @@ def _chosen(plan: Plan, told: Sequence[Finished]) -> Finished | None:
     if not ended:
         return None
     trials = [Trial(trial.values, trial.iqm, trial.area) for trial in ended]
-    best = choose(trials, plan.search.objective)
-    return best and ended[trials.index(best)]
+    best = choose(trials, plan.searched.objective)
+    return ended[trials.index(best)] if best else None
 
 
 def _effort(plan: Plan) -> str:
-    config, search = plan.runs[0].config, plan.search
+    config, search = plan.runs[0].config, plan.searched
     return (f"Chosen by {plan.name}: {search.trials} trials of each ({search.sampler}, pruner "
             f"{search.pruner}), seeds {config.seed} to {config.seed + config.num_seeds - 1}, "
             f"{config.total_steps:,} steps.")
@@ -55,7 +55,7 @@ def _effort(plan: Plan) -> str:
 def _table(plan: Plan, told: Mapping[str, Sequence[Finished]],
            chosen: Mapping[str, Finished]) -> str:
     seeds = plan.runs[0].config.num_seeds
-    lines = [f"{plan.title}. {_effort(plan)} {rule(plan.search.objective)} Neither is "
+    lines = [f"{plan.title}. {_effort(plan)} {rule(plan.searched.objective)} Neither is "
              "one that was pruned.", "",
              "| run | trials | pruned | diverged | env steps | final IQM | mean over training "
              "| chosen |", "|---|---|---|---|---|---|---|---|"]

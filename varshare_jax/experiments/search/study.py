@@ -60,11 +60,11 @@ class Study:
 
     def __init__(self, plan: Plan, run: PlannedRun, storage: BaseStorage, where: str,
                  worker: Worker):
-        self.name, self.run, self.search = f"{plan.name}.{run.name}", run, plan.search
+        self.name, self.run, self.search = f"{plan.name}.{run.name}", run, plan.searched
         self._worker = worker
         self._study = optuna.create_study(
             storage=storage, study_name=self.name, direction="maximize", load_if_exists=True,
-            sampler=Sampler(plan.search), pruner=make_pruner(plan.search))
+            sampler=Sampler(self.search), pruner=make_pruner(self.search))
         _adopt(self._study, _settings(plan, run), where)
 
     def beating(self) -> contextlib.AbstractContextManager[None]:
@@ -160,6 +160,7 @@ class Study:
         """Whether the worker is that has claimed a trial."""
         if name := trial.user_attrs.get("worker"):
             return self._worker.alive(name, self._study.user_attrs)
+        assert trial.datetime_start  # it is running
         age = datetime.datetime.now() - trial.datetime_start
         return age.total_seconds() < _NAMELESS_SECONDS
 
@@ -174,7 +175,7 @@ def _settings(plan: Plan, run: PlannedRun) -> dict[str, str]:
     """All that a trial's scores depend on but its own values, and what decides of proposals."""
     config = {leaf.name: flag_value(leaf.value) for leaf in leaves(run.config)
               if not leaf.name.startswith("run.") or leaf.name in _SCORING}
-    search = {f"search.{leaf.name}": flag_value(leaf.value) for leaf in leaves(plan.search)}
+    search = {f"search.{leaf.name}": flag_value(leaf.value) for leaf in leaves(plan.searched)}
     space = {f"space.{name}": str(dimension) for name, dimension in run.space.items()}
     return {name: text for name, text in (config | search | space).items() if name not in _FREE}
 

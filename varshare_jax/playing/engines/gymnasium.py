@@ -1,5 +1,6 @@
 """Gymnasium's own environments, for suites that implement `gymnasium_env`."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ def evaluate(suite: Suite, act: Act, num_episodes: int, rng: np.random.Generator
     played = []
     for task, name in enumerate(suite.task_names):
         envs = [_make(suite, task) for _ in range(num_episodes)]
-        played.append(_play(envs, lambda obs, task=task: act(task, obs),
+        played.append(_play(envs, functools.partial(act, task),
                             rng.integers(2**31, size=num_episodes)))
         progress(f"{name}: return {played[-1]['return'].mean():.1f}")
         for env in envs:

@@ -1,6 +1,8 @@
 """Meta-World itself (original scenes, CPU MuJoCo), for the suites mt10, mt3 and mt1:<task>."""
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -22,14 +24,15 @@ def evaluate(suite: Suite, act: Act, num_episodes: int, rng: np.random.Generator
     from varshare_jax.suites.metaworld.original import Original
 
     check(suite)
+    port: Any = suite
     scores = {"return": np.zeros((suite.num_tasks, num_episodes)),
               "length": np.full((suite.num_tasks, num_episodes), suite.horizon),
               "success": np.zeros((suite.num_tasks, num_episodes), bool)}
-    for m, env in enumerate(suite.envs):
-        original = Original(env.task, suite.options.reward, suite.options.observe_goal)
+    for m, env in enumerate(port.envs):
+        original = Original(env.task, port.options.reward, port.options.observe_goal)
         for e in range(num_episodes):
-            rewards, successes = _play(original, lambda obs, m=m: act(m, obs),
-                                       suite.one_hot(m), original.draw(rng), suite.horizon)
+            rewards, successes = _play(original, functools.partial(act, m),
+                                       port.one_hot(m), original.draw(rng), suite.horizon)
             scores["return"][m, e], scores["success"][m, e] = rewards.sum(), successes.any()
             if (e + 1) % _EPISODES_PER_LINE == 0 or e + 1 == num_episodes:
                 rate = scores["success"][m, :e + 1].mean()

@@ -5,6 +5,7 @@ Box2D 2.3 (b2CollideEdge) a contact has up to two points, found by clipping the 
 the reference face against it.
 """
 
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -17,16 +18,14 @@ _ON_FACE = 16
 NO_POINT = -1
 
 
-@struct.dataclass
-class Edge:
+class Edge(struct.PyTreeNode):
     """One edge of the terrain, from left to right."""
 
     left: Vec
     right: Vec
 
 
-@struct.dataclass
-class _Face:
+class _Face(struct.PyTreeNode):
     """A reference face and what is clipped against it, in world coordinates.
 
     `start` and `end` bound the other shape's segment, `identities` tell its features; `sides` are
@@ -42,8 +41,7 @@ class _Face:
     clipped: tuple[Scalar, Scalar]
 
 
-@struct.dataclass
-class Manifold:
+class Manifold(struct.PyTreeNode):
     """Contact of one polygon with one edge.
 
     The reference face belongs to the edge or to the polygon (`on_polygon`). The constraint holds
@@ -105,7 +103,8 @@ def collide(body: Body, pose: Pose, edge: Edge) -> Manifold:
     turn = pose.direction
     local = (reference.unturned(turn), (plane - pose.at).unturned(turn), points)
     world = (reference, plane, tuple((p - pose.at).unturned(turn) for p in points))
-    return Manifold(on_polygon, *select(on_polygon, local, world), identities)
+    normal, plane, points = select(on_polygon, local, world)
+    return Manifold(on_polygon, normal, plane, points, identities)
 
 
 def separation(body: Body, pose: Pose, edge: Edge) -> Scalar:

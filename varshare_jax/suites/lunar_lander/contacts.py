@@ -6,6 +6,8 @@ of two points, friction before normals, warm starting, a limited correction of p
 second look at legs that went too deep (b2ContactSolver, b2Island, b2World::SolveTOI in 2.3).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -47,16 +49,14 @@ _IMPACT_POSITION_ITERATIONS, _IMPACT_VELOCITY_ITERATIONS = 20, 20
 _IMPACT_DISTANCE, _IMPACT_TOLERANCE = 0.005, 0.00125  # m
 
 
-@struct.dataclass
-class Load:
+class Load(struct.PyTreeNode):
     """Impulses at the points of a contact, N s."""
 
     friction: tuple[Scalar, Scalar]
     normal: tuple[Scalar, Scalar]
 
 
-@struct.dataclass
-class Memory:
+class Memory(struct.PyTreeNode):
     """What one contact of a leg keeps from step to step: leaves [2 points].
 
     `edge` is the edge that the identities and impulses belong to.
@@ -71,8 +71,7 @@ class Memory:
         return self.identities[0] != NO_POINT
 
 
-@struct.dataclass
-class Contact:
+class Contact(struct.PyTreeNode):
     """A contact in the solver of velocities: one or two points with one normal.
 
     `slips` and `levers` are the arms of impulses at its points along the ground and away from it;
@@ -119,10 +118,11 @@ def recall(memory: Memory, edge: Scalar, manifold: Manifold) -> Memory:
     old = memory.identities
 
     def recalled(impulses):
-        return tuple(
+        one, two = (
             jnp.where(same & (identity == old[0]), impulses[0],
                       jnp.where(same & (identity == old[1]), impulses[1], 0.0))
             for identity in manifold.identities)
+        return one, two
 
     return Memory(edge, manifold.identities,
                   Load(recalled(memory.load.friction), recalled(memory.load.normal)))
@@ -148,8 +148,8 @@ def prepare(manifold: Manifold, pose: Pose) -> Contact:
     well_posed = xx * xx < 1000.0 * determinant
     solved = [one, two & well_posed]  # Box2D drops the second point of an ill-conditioned pair
     stiffness = [*(_stiffness(lever, lever) for lever in slip_levers), xx, yy]
-    masses = tuple(jnp.where(there, 1 / k, 0.0)
-                   for there, k in zip(solved * 2, stiffness, strict=True))
+    masses: Any = tuple(jnp.where(there, 1 / k, 0.0)
+                        for there, k in zip(solved * 2, stiffness, strict=True))
     return Contact(normal, tuple(slip_levers), tuple(levers), masses, xx, xy, yy,
                    jnp.where(solved[1], 1 / determinant, 0.0), solved[1])
 
@@ -175,7 +175,8 @@ def solve_velocity(contact: Contact, load: Load, leg: Motion) -> tuple[Load, Mot
     from point to point.
     """
     slip, spin = contact.normal.right().dot(leg.linear), leg.angular
-    friction, moved = [], 0.0
+    friction: list[Scalar] = []
+    moved: Scalar = 0.0
     for i in (0, 1):
         old, most = load.friction[i], FRICTION * load.normal[i]
         speed = slip + LEG.inverse_mass * moved + contact.slips[i] * spin
@@ -186,8 +187,8 @@ def solve_velocity(contact: Contact, load: Load, leg: Motion) -> tuple[Load, Mot
     away = contact.normal.dot(leg.linear)
     normal = _solve_normals(contact, load.normal, *(away + lever * spin
                                                     for lever in contact.levers))
-    new = Load(tuple(friction), normal)
-    return new, push(contact, jax.tree.map(jnp.subtract, new, load), leg)
+    total = Load((friction[0], friction[1]), normal)
+    return total, push(contact, jax.tree.map(jnp.subtract, total, load), leg)
 
 
 def _solve_normals(contact: Contact, old: tuple[Scalar, Scalar], u: Scalar, v: Scalar):
@@ -214,7 +215,7 @@ def _correct(manifolds: Manifold, legs: Pose, baumgarte: float) -> tuple[Pose, S
     """One correction of all points in turn. -> legs, the least separation found for each."""
     def one(carry, given):
         legs, least = carry
-        legs, apart = _correct_point(*given, legs, baumgarte)
+        legs, apart = _correct_point(given, legs, baumgarte)
         return (legs, jnp.minimum(least, apart)), None
 
     def of_both_points(x):
@@ -229,8 +230,9 @@ def _correct(manifolds: Manifold, legs: Pose, baumgarte: float) -> tuple[Pose, S
     return jax.lax.scan(one, (legs, jnp.zeros_like(legs.angle)), given)[0]
 
 
-def _correct_point(on_polygon: Scalar, normal: Vec, plane: Vec, point: Vec, there: Scalar,
-                   leg: Pose, baumgarte: float) -> tuple[Pose, Scalar]:
+def _correct_point(given: tuple[Scalar, Vec, Vec, Vec, Scalar], leg: Pose,
+                   baumgarte: float) -> tuple[Pose, Scalar]:
+    on_polygon, normal, plane, point, there = given
     turn = leg.direction
     reference = select(on_polygon, normal.turned(turn), normal)
     plane = select(on_polygon, leg.at + plane.turned(turn), plane)
@@ -289,17 +291,17 @@ def step(hull: Pose, legs: Pose, hull_motion: Motion, leg_motions: Motion,
     memories = recall(memories, indices, manifolds)
     poses, motions = [hull, *unstack(legs, 2)], [hull_motion, *unstack(leg_motions, 2)]
     joined = [joints.prepare(k, poses[0], poses[k + 1]) for k in (0, 1)]
-    impulses = [joints.warm(joined[k], impulse, limits[k])
-                for k, impulse in enumerate(unstack(impulses, 2))]
-    motions, impulses, load = _solve_velocities(
-        joined, impulses, prepare(manifolds, legs), memories.load, motions, velocity_iterations)
+    warm = [joints.warm(joined[k], impulse, limits[k])
+            for k, impulse in enumerate(unstack(impulses, 2))]
+    motions, after_joints, load = _solve_velocities(
+        joined, warm, prepare(manifolds, legs), memories.load, motions, velocity_iterations)
     memories = memories.replace(load=load)
     poses = [pose.moved(motion, DT) for pose, motion in zip(poses, motions, strict=True)]
     (hull, *moved), solved = _solve_positions([joint.limit for joint in joined], manifolds, poses,
                                               position_iterations)
     after, leg_motions, memories, flags = _impact(
         legs, stack(moved), stack(motions[1:]), indices, edges, memories, flags)
-    return ([hull, *unstack(after, 2)], [motions[0], *unstack(leg_motions, 2)], impulses,
+    return ([hull, *unstack(after, 2)], [motions[0], *unstack(leg_motions, 2)], after_joints,
             memories, flags, solved)
 
 
@@ -310,10 +312,10 @@ def _solve_velocities(joined: list, impulses: list, contacts: Contact, load: Loa
     Contacts and load have leaves [2 edges, 2 legs, ...]. In the loop every number is an array of
     its own: XLA makes vector code of that, and none of what picks entries out of stacked ones.
     """
-    contacts, loads = ([unstack(edge, 2) for edge in unstack(x, 2)] for x in (contacts, load))
+    apart, loads = ([unstack(edge, 2) for edge in unstack(x, 2)] for x in (contacts, load))
     hull, *legs = motions
     for edge in (0, 1):
-        legs = [push(contacts[edge][k], loads[edge][k], legs[k]) for k in (0, 1)]
+        legs = [push(apart[edge][k], loads[edge][k], legs[k]) for k in (0, 1)]
     for k in (1, 0):
         hull, legs[k] = joints.push(joined[k], impulses[k], hull, legs[k])
 
@@ -324,7 +326,7 @@ def _solve_velocities(joined: list, impulses: list, contacts: Contact, load: Loa
                                                                legs[k])
         for k in (0, 1):
             for edge in (0, 1):
-                loads[edge][k], legs[k] = solve_velocity(contacts[edge][k], loads[edge][k],
+                loads[edge][k], legs[k] = solve_velocity(apart[edge][k], loads[edge][k],
                                                          legs[k])
         return hull, legs, impulses, loads
 

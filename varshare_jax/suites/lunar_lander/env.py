@@ -56,8 +56,7 @@ _IMPACT_DISTANCE = 0.00375  # m, from which Box2D's continuous collision counts 
 _MARGIN = 0.05  # m around a body within which the terrain is looked at closely
 
 
-@struct.dataclass
-class Params:
+class Params(struct.PyTreeNode):
     """Parameters of a task; scalars or arrays with the batch axes.
 
     gravity: m/s², in (-12, 0). wind_power: N, recommended in [0, 20]. turbulence_power: N m,
@@ -71,8 +70,7 @@ class Params:
     max_steps_in_episode: Scalar = MAX_STEPS
 
 
-@struct.dataclass
-class State:
+class State(struct.PyTreeNode):
     """One lander; every leaf may have trailing batch axes.
 
     Poses and motions have leaves [3]: hull, leg 0 (the right one), leg 1. `shaping` is the

@@ -5,15 +5,17 @@ works elementwise along them: a solver's inner loop is then contiguous in the ba
 unit wants, and one environment is simply an empty batch.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-Scalar = jax.Array | float
+Scalar = Any
+"""An array of any axes, a float where all envs have the same; which of them no checker can tell."""
 
 
-@struct.dataclass
-class Vec:
+class Vec(struct.PyTreeNode):
     """A vector in the plane."""
 
     x: Scalar
@@ -58,8 +60,7 @@ class Vec:
                    direction.x * self.y - direction.y * self.x)
 
 
-@struct.dataclass
-class Pose:
+class Pose(struct.PyTreeNode):
     """Where a body's centre of mass is (m) and how far the body is turned (rad)."""
 
     at: Vec
@@ -74,8 +75,7 @@ class Pose:
         return Pose(self.at + motion.linear * seconds, self.angle + motion.angular * seconds)
 
 
-@struct.dataclass
-class Motion:
+class Motion(struct.PyTreeNode):
     """Velocity of a body's centre of mass (m/s) and its rate of turning (rad/s)."""
 
     linear: Vec
@@ -101,12 +101,12 @@ def clip(x: Scalar, low: Scalar, high: Scalar) -> jax.Array:
     return jnp.minimum(jnp.maximum(x, low), high)
 
 
-def select(mask: jax.Array, yes, no):
+def select(mask: Scalar, yes, no):
     """`jnp.where` over pytrees whose leaves end with the axes of the mask."""
     return jax.tree.map(lambda y, n: jnp.where(mask, y, n), yes, no)
 
 
-def unstack(tree, count: int) -> list:
+def unstack(tree, count: int) -> list[Any]:
     """The `count` entries along the leading axis."""
     return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(count)]
 

@@ -33,8 +33,7 @@ from varshare_jax.suites.lunar_lander.geometry import (
 )
 
 
-@struct.dataclass
-class Impulses:
+class Impulses(struct.PyTreeNode):
     """What a joint exerted on its leg in a step: N s at the point, N m s by limit and motor."""
 
     point: Vec
@@ -46,8 +45,7 @@ class Impulses:
         return self.limit + self.motor
 
 
-@struct.dataclass
-class Joint:
+class Joint(struct.PyTreeNode):
     """A joint at the poses of the start of a step.
 
     The effective mass of point and angle is the inverse of [[k, c], [cᵀ, i]] with the 2 × 2

@@ -1,6 +1,6 @@
 """LunarLander-20: twenty landings from a calm moon to storms under high gravity."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from varshare_jax.suites.lunar_lander.env import check_params
 
@@ -21,7 +21,7 @@ class LunarLanderTask(NamedTuple):
     def enable_wind(self) -> bool:
         return self.wind_power > 0 or self.turbulence_power > 0
 
-    def gymnasium_options(self) -> dict[str, float | bool]:
+    def gymnasium_options(self) -> dict[str, Any]:
         """Arguments of `gymnasium.make("LunarLander-v3", ...)`."""
         return {"gravity": self.gravity, "enable_wind": self.enable_wind,
                 "wind_power": self.wind_power, "turbulence_power": self.turbulence_power}

@@ -80,7 +80,8 @@ def register(name: str, function: Callable[..., Sequence[np.ndarray]]) -> None:
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(_handlers[name]), platform="cpu")
 
 
-def call(name: str, shapes: Sequence[tuple[int, ...]], *arguments: jax.Array) -> list[jax.Array]:
+def call(name: str, shapes: Sequence[tuple[int, ...]],
+         *arguments: jax.Array) -> Sequence[jax.Array]:
     """Calls a registered function within a traced program; float32 in and out.
 
     Axes of `vmap` lead in all its arguments and results.
@@ -120,5 +121,5 @@ def _array(buffer: _Buffer) -> np.ndarray:
     size = int(np.prod(shape))
     if not size:
         return np.empty(shape, np.float32)
-    memory = (ctypes.c_float * size).from_address(buffer.data)
+    memory: Any = (ctypes.c_float * size).from_address(buffer.data)
     return np.frombuffer(memory, np.float32).reshape(shape)

@@ -107,7 +107,7 @@ class MjxScene:
             return data.qpos, data.qvel, data.qacc_warmstart
 
         moved = jax.lax.fori_loop(0, FRAME_SKIP, substep, state[:3])
-        return State(*moved, mocap, state.placed, state.rest)
+        return State._make([*moved, mocap, state.placed, state.rest])
 
     def read(self, probe: Probe, state: State) -> Snapshot:
         """The snapshot of one env."""

@@ -51,7 +51,7 @@ class MujocoPhysics(Physics):
                                               state.placed, action)
         nq, nv = self.widths
         moved = jnp.split(packed, np.cumsum([nq, nv, nv]), -1)
-        after = State(*moved, state.placed, rest)
+        after = State._make([*moved, state.placed, rest])
         return after, [jax.vmap(reading.snapshot)(values[m], after.qpos[m])
                        for m, reading in enumerate(self._readings)]
 
@@ -147,7 +147,8 @@ class _Scene:
     def __init__(self, group: Group, chosen: Sequence[Task]):
         import mujoco
 
-        self.group, self.columns, sensors = group, [], []
+        self.group, sensors = group, []
+        self.columns: list[slice] = []
         for task in (chosen[m] for m in group.tasks):
             points, start = snapshots.points(task), self.columns[-1].stop if self.columns else 0
             sensors += [("pos", *point) for point in points] + [("quat", *task.frame)]

@@ -2,7 +2,7 @@
 
 import pickle
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -59,7 +59,8 @@ class Original:
         """Meta-World's scripted policy: observation [39] -> action [4] in [-1, 1]."""
         from metaworld.policies import ENV_POLICY_MAP
 
-        policy = ENV_POLICY_MAP[f"{self.task.name}-v3"]()
+        policies: Mapping[str, Callable[[], Any]] = ENV_POLICY_MAP
+        policy = policies[f"{self.task.name}-v3"]()
 
         def act(observation: np.ndarray) -> np.ndarray:
             with warnings.catch_warnings():

@@ -18,7 +18,7 @@ def norm(x: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.sum(jnp.square(x), -1))
 
 
-def tolerance(x: jax.Array, lower: float, upper: float, margin: jax.Array,
+def tolerance(x: jax.Array, lower: float, upper: float, margin: jax.Array | float,
               sigmoid: str = "long_tail") -> jax.Array:
     """1 within [lower, upper], falling to 0.1 at `margin` outside of it (Tassa et al. 2018).
 

@@ -25,8 +25,11 @@ class Probe(NamedTuple):
         """Index of the observed frame's point."""
         return len(_POINTS)
 
-    def read(self, positions: jax.Array, quats: jax.Array, qpos: jax.Array) -> Snapshot:
-        """Snapshot from all bodies' positions [B, 3] and quaternions [B, 4], and qpos [Q]."""
+    def read(self, positions: Any, quats: Any, qpos: Any) -> Snapshot:
+        """Snapshot from all bodies' positions [B, 3] and quaternions [B, 4], and qpos [Q].
+
+        Arrays of JAX, or of NumPy where MuJoCo has them.
+        """
         found = positions[self.bodies] + rotate(quats[self.bodies], jnp.asarray(self.offsets))
         quat = multiply(quats[self.bodies[self.object]], jnp.asarray(self.quat))
         return assemble(found, quat, qpos, self.joint)
@@ -50,9 +53,9 @@ def assemble(found: jax.Array, quat: jax.Array, qpos: jax.Array, joint: int) -> 
     qpos [Q], where `joint` is the index of the object's joint, -1 if it is free.
     """
     fixed, (obj, *landmarks) = found[:len(_POINTS)], found[len(_POINTS):]
-    landmarks = jnp.stack(landmarks) if landmarks else jnp.zeros((0, 3), found.dtype)
-    return Snapshot(*fixed, object=obj, object_quat=quat, landmarks=landmarks,
-                    joint=qpos[joint] if joint >= 0 else jnp.zeros_like(qpos[0]))
+    known = jnp.stack(landmarks) if landmarks else jnp.zeros((0, 3), found.dtype)
+    return Snapshot._make([*fixed, obj, quat, known,
+                           qpos[joint] if joint >= 0 else jnp.zeros_like(qpos[0])])
 
 
 def in_model(found: Probe, original: Any, other: Any) -> Probe:
@@ -76,14 +79,14 @@ def _place(model: Any, kind: str, name: str) -> tuple[int, np.ndarray, np.ndarra
     return int(item.bodyid.item()), item.pos.copy(), item.quat.copy()
 
 
-def rotate(quat: jax.Array, vector: jax.Array) -> jax.Array:
+def rotate(quat: Any, vector: Any) -> jax.Array:
     """Vectors [..., 3] turned by unit quaternions [..., 4], real part first."""
     real, axis = quat[..., :1], quat[..., 1:]
     twice = 2 * jnp.cross(axis, vector)
     return vector + real * twice + jnp.cross(axis, twice)
 
 
-def multiply(a: jax.Array, b: jax.Array) -> jax.Array:
+def multiply(a: Any, b: Any) -> jax.Array:
     """Product of two quaternions [4], real part first."""
     real = a[0] * b[0] - jnp.dot(a[1:], b[1:])
     return jnp.concatenate([real[None], a[0] * b[1:] + b[0] * a[1:] + jnp.cross(a[1:], b[1:])])

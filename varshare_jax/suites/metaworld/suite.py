@@ -54,8 +54,8 @@ class TaskEnv:
         settled = scenes.settled(task.scene, task.hand)
         snapshot = probe.read(settled.positions, settled.quats, settled.qpos)
         home = original.body(task.body).pos if task.body else np.zeros(3)
-        self._settled = jax.tree.map(jnp.asarray, Placed(
-            settled.qpos, settled.qvel, settled.warmstart, snapshot, home))
+        self._settled = Placed(*jax.tree.map(jnp.asarray, (
+            settled.qpos, settled.qvel, settled.warmstart, snapshot, home)))
         rounded = settled.qpos, settled.qvel, settled.warmstart, task.hand
         self._rest = [jnp.asarray(physics.rounded_off(x)) for x in rounded]
         self._object_rest = physics.rounded_off(settled.positions[probe.bodies[probe.object]])
@@ -80,7 +80,7 @@ class TaskEnv:
         place = vector[-3:] if task.body else settled.home
         snapshot, setup = self._settled_at(place), self.setup(vector)
         qpos, qvel = settled.qpos, settled.qvel
-        rest = State(*self._rest, place, qpos[:0])
+        rest = State._make([*self._rest, place, qpos[:0]])
         if task.joint:
             shown = jnp.array(task.shown_start)
             if task.start:

@@ -6,7 +6,7 @@ MuJoCo. Everything is written for one env in metres; batches are a matter of `ja
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -424,15 +424,18 @@ def _window_v1(frame, snapshot, action, setup):
 
 _PUCK_HAND = (0.0, 0.6, 0.2)
 # Some of Meta-World's tasks keep the place of the hand in float32.
-_DRAWER_HAND, _FAR_HAND = (tuple(np.float32(point).tolist())
-                           for point in (_PUCK_HAND, (0.0, 0.4, 0.2)))
-_PUCK = {"hand": _PUCK_HAND, "frame": ("body", "obj"), "quat": "real_last", "apart": 0.15,
+_DRAWER_HAND: Point = tuple(np.array(_PUCK_HAND, np.float32).tolist())
+_FAR_HAND: Point = tuple(np.array((0.0, 0.4, 0.2), np.float32).tolist())
+_PUCK: dict[str, Any] = {
+         "hand": _PUCK_HAND, "frame": ("body", "obj"), "quat": "real_last", "apart": 0.15,
          "scene": "sawyer_push_v3"}  # the scenes of reach, push and pick-place do not differ
 _PUCK_LOW, _PUCK_HIGH = (-0.1, 0.6, 0.02), (0.1, 0.7, 0.02)
-_DRAWER = {"scene": "sawyer_drawer", "low": (-0.1, 0.9, 0.0), "high": (0.1, 0.9, 0.0),
+_DRAWER: dict[str, Any] = {
+           "scene": "sawyer_drawer", "low": (-0.1, 0.9, 0.0), "high": (0.1, 0.9, 0.0),
            "hand": _DRAWER_HAND, "frame": ("body", "drawer_link"), "body": "drawer",
            "joint": "goal_slidey"}
-_WINDOW = {"scene": "sawyer_window_horizontal", "hand": _FAR_HAND, "body": "window",
+_WINDOW: dict[str, Any] = {
+           "scene": "sawyer_window_horizontal", "hand": _FAR_HAND, "body": "window",
            "joint": "window_slide", "radius": 0.05, "v1": _window_v1}
 
 TASKS: dict[str, Task] = {task.name: task for task in (
