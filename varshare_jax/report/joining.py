@@ -94,6 +94,6 @@ def _histogram(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarr
     """One histogram of as many bins over the range of all, each bin counted where its middle is."""
     edges = np.linspace(min(edges[0] for edges, _ in parts), max(edges[-1] for edges, _ in parts),
                         len(parts[0][0]))
-    counts = sum(np.histogram((own[1:] + own[:-1]) / 2, edges, weights=count)[0]
-                 for own, count in parts)
-    return edges, counts
+    counts = [np.histogram((own[1:] + own[:-1]) / 2, edges, weights=count)[0]
+              for own, count in parts]
+    return edges, np.sum(counts, 0)
