@@ -85,7 +85,7 @@ def conduct(plan: Plan, launch: Launch | None = None, *,
     except Stopped as stop:
         print(f"stopped at {stop}; the same command goes on from here", flush=True)
         return Outcome(tuple(failures), stopped=True)
-    _conclude(plan, figure_png)
+    conclude(plan, figure_png)
     return Outcome(tuple(failures), stopped=False)
 
 
@@ -122,14 +122,19 @@ def commands(plan: Plan, run: PlannedRun) -> list[Command]:
     return found
 
 
+def argv(command: Command) -> tuple[str, ...]:
+    """What starts the command with this Python."""
+    return (sys.executable, "-u", "-m", command.module, *command.arguments)
+
+
 def run_process(command: Command, hear: Callable[[str], None]) -> int:
     """Runs a command as a process of its own; SIGINT and SIGTERM are passed on to it.
 
     Raises Stopped once the process has ended after such a signal, however it took it.
     """
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", command.module, *command.arguments], text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        argv(command), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True)
     with _passing_signals_to(process) as passed_on:
         for line in process.stdout:
             hear(line.rstrip())
@@ -174,7 +179,7 @@ class _Teller:
         print(f"[{self._head}, {clock(left)} left in all]  {line}", flush=True)
 
 
-def _conclude(plan: Plan, figure_png: Path | None) -> None:
+def conclude(plan: Plan, figure_png: Path | None) -> None:
     """The report of what has been evaluated, and what tuning chose."""
     folders = [run.folder for run in plan.runs if run.finished]
     if not folders:
