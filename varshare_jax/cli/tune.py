@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from varshare_jax.experiments import Plan
     from varshare_jax.experiments.search.results import Written
 
-_OF_WORKERS = ("only", "trials", "seeds", "steps", "sampler")
+_OF_WORKERS = ("trials", "seeds", "steps", "sampler")
 
 
 def _main(argv: list[str]) -> int:
@@ -92,8 +92,9 @@ def _share(plan: "Plan", source: str) -> int:
     complete, written = so_far(plan, storage, only=given.only)
     failed: dict[str, str] = {}
     if not complete:
-        passed_on = [given[name].serialize() for name in _OF_WORKERS if given[name].present]
-        failed = launching.share(plan, [source, *passed_on, f"--out={plan.out}",
+        only = [f"--only={','.join(given.only)}"] if given.only else []
+        passed_on = [f"--{name}={given[name].value}" for name in _OF_WORKERS if given[name].present]
+        failed = launching.share(plan, [source, *only, *passed_on, f"--out={plan.out}",
                                         f"--storage={storage}"])
         complete, written = so_far(plan, storage, only=given.only)
     return _tell(written) or int(not complete and bool(failed))
