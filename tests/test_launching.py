@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from conftest import CACHE, STOPS, TIMEOUT, assert_same_run, quick_compile
 
-from varshare_jax import experiments, runner
-from varshare_jax.config import replace
+from varshare_jax import experiments, runner, suites
+from varshare_jax.config import Config, replace
 from varshare_jax.errors import UserError
 from varshare_jax.experiments import cluster, launching
+from varshare_jax.runs.files import write_text
 from varshare_jax.runs.job import Job, Step
 from varshare_jax.runs.signals import STOPPED, Stopped
 
@@ -129,6 +130,8 @@ def test_a_signal_leaves_jobs_which_the_next_call_waits_for(plan, capsys, tmp_pa
     with pytest.raises(Stopped):
         launching.carry_out(loaded, steps)
     thread.join()
+    for path in (loaded.out / "jobs").rglob("*_submitted.pkl"):  # ^C reaches all of a terminal
+        os.kill(int(path.name.partition("_")[0]), signal.SIGINT)
     shown = capsys.readouterr().out
     assert "go on by themselves; the same command comes back to them" in shown
     opening = threading.Timer(1.5, gate.touch)
@@ -195,13 +198,17 @@ def test_a_stop_that_nobody_asked_for_waits_for_the_cluster(monkeypatch):
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """Stands in for Slurm: it keeps scripts, runs none, and says of every job what `state` says."""
-    folder = tmp_path / "bin"
+    """Stands in for Slurm: job 17 runs if there is a file `runs`; `state` is what sacct says."""
+    folder, job = tmp_path / "bin", f"SLURM_JOB_ID=17 sh {tmp_path}/script >/dev/null 2>&1 &"
     folder.mkdir()
     scripts = {
-        "srun": "exit 1",
-        "sbatch": f'[ -e {tmp_path}/refuses ] && echo "sbatch: error: no partition" >&2 && '
-                  f"exit 1\ncp $1 {tmp_path}/script; echo Submitted batch job 17",
+        "sbatch": f'[ -e {tmp_path}/refuses ] && echo "sbatch: error: no partition" >&2 && exit 1\n'
+                  f"cp $1 {tmp_path}/script\n[ -e {tmp_path}/runs ] && {job}\n"
+                  "echo Submitted batch job 17",
+        "srun": 'while [ "${1#--}" != "$1" ]; do\n  [ "$1" = --output ] && out=$2 && shift\n'
+                "  shift\ndone\n"
+                'exec "$@" >> "$(echo "$out" | sed "s/%j/17/;s/%t/0/")" 2>&1',
+        "scontrol": f'echo "$@" >> {tmp_path}/asked; {job}',
         "sacct": f"echo 'JobID|State|NodeList'; echo \"17|$(cat {tmp_path}/state)|n1\""}
     for name, script in scripts.items():
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
@@ -209,6 +216,8 @@ def slurm(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
     monkeypatch.setattr(cluster, "_REFRESH_SECONDS", 0.0)
     monkeypatch.setattr(cluster, "_LATE_SECONDS", 0.1)
+    cluster._kinds()["slurm"][1].watcher.clear()  # it is the same for all jobs of the process
+    (tmp_path / "state").write_text("RUNNING")
     return tmp_path
 
 
@@ -237,6 +246,27 @@ def test_a_job_of_slurm(plan, slurm, capsys):
     shown = capsys.readouterr().out
     assert "1 queued, 0 running, 0 finished" in shown
     assert "0 queued, 1 running, 0 finished" in shown
+
+
+def test_a_preempted_job_of_slurm_is_put_in_line_again(plan, slurm):
+    (slurm / "runs").touch()
+    first, done = slurm / "first", slurm / "done"
+    step = shell(f"[ -e {first} ] && touch {done} && exit 0\necho $PPID > {first}.tmp\n"
+                 f"trap 'exit {STOPPED}' TERM\nmv {first}.tmp {first}\n"
+                 "while :; do sleep 0.1; done", done)
+
+    def preempt():
+        while not first.exists():
+            time.sleep(0.05)
+        os.kill(int(first.read_text()), signal.SIGTERM)  # first this one, which is not for it
+        os.kill(int(first.read_text()), signal.SIGUSR2)
+
+    thread = threading.Thread(target=preempt)
+    thread.start()
+    assert launching.carry_out(plan(launcher={"cluster": "slurm"}), {"one": step}) == {}
+    thread.join()
+    assert (slurm / "asked").read_text() == "requeue 17\n"
+    assert done.exists()
 
 
 def test_a_refusal_of_the_cluster(plan, slurm, capfd):
@@ -268,6 +298,30 @@ def test_what_is_missing_is_said(plan, monkeypatch):
 def test_mistakes_in_what_jobs_get(plan, text, said):
     with pytest.raises(UserError, match=said):
         plan(f"suite = 'cartpole'\nmethods = ['hard_sharing']\n[launcher]\n{text}")
+
+
+def test_a_run_made_on_other_devices_is_known_again():
+    config = replace(Config(), {"suite": "mt10"})
+    made = replace(config, {"metaworld.physics": "mjx"})
+    assert suites.settle_as(config, made) == made
+    other = replace(config, {"metaworld.physics": "mujoco"})
+    assert suites.settle_as(other, made) == other
+
+
+def test_two_processes_may_write_one_file(tmp_path, monkeypatch):
+    """The other one begins and ends while this one is about to."""
+    path, put = tmp_path / "table.md", os.replace
+
+    def meanwhile(source, target):
+        subprocess.run([sys.executable, "-c", "import sys, pathlib\n"
+                        "from varshare_jax.runs.files import write_text\n"
+                        "write_text(pathlib.Path(sys.argv[1]), 'theirs')", str(path)], check=True)
+        assert path.read_text() == "theirs"
+        put(source, target)
+
+    monkeypatch.setattr(os, "replace", meanwhile)
+    write_text(path, "ours")
+    assert [(each, each.read_text()) for each in tmp_path.iterdir()] == [(path, "ours")]
 
 
 WORKER = """

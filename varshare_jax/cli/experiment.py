@@ -40,7 +40,7 @@ def _main(argv: list[str]) -> int:
     if plan.search:
         raise _app.UserError(f"{plan.name}: has a search; varshare-tune carries it out")
     use_cpu_cores()
-    experiments.check(plan)
+    experiments.check(plan, here=not _launching.on_cluster())
     print(Forecast(plan).table(plan) + "\n", flush=True)
     if flags.FLAGS.dry_run:
         return 0

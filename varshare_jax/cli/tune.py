@@ -33,7 +33,7 @@ def _main(argv: list[str]) -> int:
 
     plan = _plan(argv)
     use_cpu_cores(plan.runs[0].config.run.devices)
-    experiments.check(plan)
+    experiments.check(plan, here=not _launching.on_cluster())
     print(experiments.describe(plan), flush=True)
     if flags.FLAGS.dry_run:
         return 0

@@ -23,7 +23,7 @@ from varshare_jax.experiments.plan import Plan, PlannedRun
 from varshare_jax.learner import make_problem
 from varshare_jax.playing import engines
 from varshare_jax.report import write_report
-from varshare_jax.runs.folder import check_same
+from varshare_jax.runs.folder import check_same, read_config
 from varshare_jax.runs.signals import STOPPED, Stopped
 
 _LEFT = re.compile(r"(\d+):(\d\d) left\s*$")
@@ -54,21 +54,24 @@ class Outcome:
     stopped: bool
 
 
-def check(plan: Plan) -> None:
+def check(plan: Plan, *, here: bool = True) -> None:
     """Raises UserError, before any time is spent, for what no run of the plan could survive.
 
-    Engines that its evaluations name are among that: they play when training is over.
+    Engines that its evaluations name are among that: they play when training is over. Runs that
+    are not made `here` may have other devices and another memory.
     """
     others = {flags["engine"] for flags in plan.evaluations.values() if "engine" in flags} - {"jax"}
     for run in plan.runs:
         try:
-            suite = make_problem(run.config).suite
+            suite = make_problem(run.config, here=here).suite
             for engine in sorted(others):
                 engines.check(engine, suite)
         except UserError as error:
             raise UserError(f"{plan.name}: variant {run.name}: {error}") from error
         if (run.folder / "config.json").exists():
-            check_same(run.folder, suites.settle(run.config))
+            config = (suites.settle(run.config) if here else suites.settle_as(
+                run.config, read_config("--run_dir", run.folder)))
+            check_same(run.folder, config)
 
 
 def conduct(plan: Plan, launch: Launch | None = None, *,
