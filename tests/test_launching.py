@@ -21,7 +21,7 @@ from varshare_jax.runs.files import write_text
 from varshare_jax.runs.job import Job, Step
 from varshare_jax.runs.signals import STOPPED, Stopped
 
-pytest.importorskip("submitit")
+pytest.importorskip("submitit", reason="needs varshare_jax[cluster]")
 
 SMALL = """
 title = "Small"
@@ -242,6 +242,7 @@ def test_a_job_of_slurm(plan, slurm, capsys):
                   "signal=USR2@300", "requeue", "job-name=small.one", "open-mode=append"):
         assert f"#SBATCH --{asked}" in lines, lines
     assert not any("account" in line for line in lines)
+    assert " --cpus-per-task=3 " in next(line for line in lines if line.startswith("srun "))
     assert failed == {"one": "it ended without a word of its own (CANCELLED)"}
     shown = capsys.readouterr().out
     assert "1 queued, 0 running, 0 finished" in shown
@@ -251,15 +252,17 @@ def test_a_job_of_slurm(plan, slurm, capsys):
 def test_a_preempted_job_of_slurm_is_put_in_line_again(plan, slurm):
     (slurm / "runs").touch()
     first, done = slurm / "first", slurm / "done"
-    step = shell(f"[ -e {first} ] && touch {done} && exit 0\necho $PPID > {first}.tmp\n"
+    step = shell(f"[ -e {first} ] && touch {done} && exit 0\necho $$ $PPID > {first}.tmp\n"
                  f"trap 'exit {STOPPED}' TERM\nmv {first}.tmp {first}\n"
                  "while :; do sleep 0.1; done", done)
 
     def preempt():
         while not first.exists():
             time.sleep(0.05)
-        os.kill(int(first.read_text()), signal.SIGTERM)  # first this one, which is not for it
-        os.kill(int(first.read_text()), signal.SIGUSR2)
+        step, job = map(int, first.read_text().split())
+        os.kill(step, signal.SIGUSR2)  # some clusters ask every process
+        os.kill(job, signal.SIGTERM)  # and warn the job, which waits to be asked
+        os.kill(job, signal.SIGUSR2)
 
     thread = threading.Thread(target=preempt)
     thread.start()
@@ -342,7 +345,9 @@ main()
 
 def test_workers_share_a_search(plan):
     """The flags reach them, and so does a storage that machines may share."""
-    tuner = pytest.importorskip("varshare_jax.experiments.search.tuner")
+    pytest.importorskip("optuna", reason="needs varshare_jax[tune]")
+    from varshare_jax.experiments.search import tuner
+
     text = SMALL.partition("[variants")[0].replace("launcher.hours", "launcher.workers = 2\n"
                                                    "launcher.hours")
     loaded = plan(f"seed = 1000\nmethods = ['hard_sharing', 'one_hot']\n{text}"

@@ -153,6 +153,7 @@ class Cluster:
             job_name=f"{self._title}.{name}", time=math.ceil(60 * asked.hours),
             cpus_per_task=asked.cpus, signal_delay_s=asked.grace, stderr_to_stdout=True,
             additional_parameters={"requeue": True}, **memory, **gpus,
+            srun_args=[f"--cpus-per-task={asked.cpus}"],  # since 22.05 sbatch does not tell srun
             **{key: value for key, value in names.items() if value})
         return executor
 

@@ -40,8 +40,7 @@ class Job:
         for line, result in self._steps:
             if result and result.exists():
                 continue
-            # A signal to the terminal or to the group of this process is not for it.
-            self._process = subprocess.Popen(line, start_new_session=True)
+            self._process = _start(line)
             _ended(self._process)
             status = self._process.wait()
             if status == STOPPED:
@@ -67,6 +66,15 @@ class Job:
                     self._process.kill()
                     _ended(self._process)
         return DelayedSubmission(Job(self._steps, self._grace))
+
+
+def _start(line: tuple[str, ...]) -> subprocess.Popen:
+    """A process that hears neither the cluster's question, which would end it, nor a terminal."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
+    try:
+        return subprocess.Popen(line, start_new_session=True)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _ended(process: subprocess.Popen, seconds: float = float("inf")) -> bool:
