@@ -30,8 +30,11 @@ _MOST_UPDATES = 2**31 - 1  # in int32
 _FLOAT, _METRICS = 4, 10  # bytes of a number; metrics that every method has at least
 
 
-def make_problem(config: Config) -> Problem:
-    """Looks up suite, algorithm and method; raises UserError for what cannot work together."""
+def make_problem(config: Config, *, here: bool = True) -> Problem:
+    """Looks up suite, algorithm and method; raises UserError for what cannot work together.
+
+    Whether it fits the memory is checked where it is to be trained: `here`.
+    """
     config.validate()
     suite, algorithm = suites.make(config.suite, config), ALGORITHMS[config.algorithm]
     algorithm.check_suite(suite)
@@ -41,7 +44,8 @@ def make_problem(config: Config) -> Problem:
         sized = capacity.match(config, functools.partial(make_network, suite=suite))
     problem = Problem(config, suite, make_network(sized, suite), algorithm)
     preconditioner.check(problem)
-    check_memory(_memory(problem), len(config.members()))
+    if here:
+        check_memory(_memory(problem), len(config.members()))
     if problem.num_updates > _MOST_UPDATES:
         raise UserError(f"--total_steps={config.total_steps}: is {problem.num_updates} updates; "
                         f"{_MOST_UPDATES} can be counted")

@@ -15,8 +15,8 @@ from varshare_jax.config import PRESETS, Config, with_presets
 from varshare_jax.errors import UserError, printable, unknown
 from varshare_jax.settings import Leaf, leaves, replace
 
-__all__ = ["UserError", "config_from_flags", "define_config_flags", "define_number", "named_run",
-           "no_arguments", "positive", "run", "unknown"]
+__all__ = ["UserError", "config_from_flags", "define_config_flags", "define_leaf", "define_number",
+           "named_run", "no_arguments", "positive", "run", "unknown"]
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
@@ -159,12 +159,13 @@ def define_number(name: str, default: int | None, text: str) -> None:
 def define_config_flags() -> None:
     """A flag for every leaf of the config tree, named by its dotted path, and `--preset`."""
     for leaf in leaves(Config()):
-        _define(leaf)
+        define_leaf(leaf)
     flags.DEFINE_list("preset", [], "named bundles of settings, applied in this order before other "
                                     f"flags ({' | '.join(PRESETS)})")
 
 
-def _define(leaf: Leaf) -> None:
+def define_leaf(leaf: Leaf) -> None:
+    """A flag for a setting."""
     kind, text = type(leaf.value), leaf.help
     if leaf.choices:
         text += f" ({' | '.join(leaf.choices)})"

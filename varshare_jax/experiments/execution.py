@@ -23,7 +23,7 @@ from varshare_jax.experiments.plan import Plan, PlannedRun
 from varshare_jax.learner import make_problem
 from varshare_jax.playing import engines
 from varshare_jax.report import write_report
-from varshare_jax.runs.folder import check_same
+from varshare_jax.runs.folder import check_same, read_config
 from varshare_jax.runs.signals import STOPPED, Stopped
 
 _LEFT = re.compile(r"(\d+):(\d\d) left\s*$")
@@ -54,21 +54,24 @@ class Outcome:
     stopped: bool
 
 
-def check(plan: Plan) -> None:
+def check(plan: Plan, *, here: bool = True) -> None:
     """Raises UserError, before any time is spent, for what no run of the plan could survive.
 
-    Engines that its evaluations name are among that: they play when training is over.
+    Engines that its evaluations name are among that: they play when training is over. Runs that
+    are not made `here` may have other devices and another memory.
     """
     others = {flags["engine"] for flags in plan.evaluations.values() if "engine" in flags} - {"jax"}
     for run in plan.runs:
         try:
-            suite = make_problem(run.config).suite
+            suite = make_problem(run.config, here=here).suite
             for engine in sorted(others):
                 engines.check(engine, suite)
         except UserError as error:
             raise UserError(f"{plan.name}: variant {run.name}: {error}") from error
         if (run.folder / "config.json").exists():
-            check_same(run.folder, suites.settle(run.config))
+            config = (suites.settle(run.config) if here else suites.settle_as(
+                run.config, read_config("--run_dir", run.folder)))
+            check_same(run.folder, config)
 
 
 def conduct(plan: Plan, launch: Launch | None = None, *,
@@ -85,7 +88,7 @@ def conduct(plan: Plan, launch: Launch | None = None, *,
     except Stopped as stop:
         print(f"stopped at {stop}; the same command goes on from here", flush=True)
         return Outcome(tuple(failures), stopped=True)
-    _conclude(plan, figure_png)
+    conclude(plan, figure_png)
     return Outcome(tuple(failures), stopped=False)
 
 
@@ -122,14 +125,19 @@ def commands(plan: Plan, run: PlannedRun) -> list[Command]:
     return found
 
 
+def argv(command: Command) -> tuple[str, ...]:
+    """What starts the command with this Python."""
+    return (sys.executable, "-u", "-m", command.module, *command.arguments)
+
+
 def run_process(command: Command, hear: Callable[[str], None]) -> int:
     """Runs a command as a process of its own; SIGINT and SIGTERM are passed on to it.
 
     Raises Stopped once the process has ended after such a signal, however it took it.
     """
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", command.module, *command.arguments], text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        argv(command), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True)
     with _passing_signals_to(process) as passed_on:
         for line in process.stdout or ():
             hear(line.rstrip())
@@ -174,7 +182,7 @@ class _Teller:
         print(f"[{self._head}, {clock(left)} left in all]  {line}", flush=True)
 
 
-def _conclude(plan: Plan, figure_png: Path | None) -> None:
+def conclude(plan: Plan, figure_png: Path | None) -> None:
     """The report of what has been evaluated, and what tuning chose."""
     folders = [run.folder for run in plan.runs if run.finished]
     if not folders:

@@ -18,16 +18,17 @@ from varshare_jax.experiments.space import (
     Search,
     Space,
     check_equal_effort,
-    read_search,
     read_space,
+    read_table,
 )
+from varshare_jax.runs.settings import LauncherConfig
 from varshare_jax.settings import Registry, flatten, leaves, replace
 
 PLANS = Path(__file__).parent / "plans"
 PLAN_KEYS: dict[str, type] = {
     "title": str, "methods": list, "variants": dict, "presets": list, "sweep": dict,
     "tuned": str, "tuning": bool, "seeds_apart": bool, "evaluations": dict, "space": dict,
-    "search": dict}
+    "search": dict, "launcher": dict}
 VARIANT_KEYS: dict[str, type] = {"presets": list, "sweep": dict, "space": dict}
 EVALUATION_KEYS: dict[str, type] = {
     "weights": str, "engine": str, "samples": int, "actions": str, "episodes": int,
@@ -66,7 +67,8 @@ class Plan:
 
     `evaluations` holds the flags of `varshare-evaluate` by name, for each run once it is
     finished. With `tuning` every run sweeps as many configurations, and the best is chosen. A
-    plan with a `search` has no runs to make: its runs' spaces are searched.
+    plan with a `search` has no runs to make: its runs' spaces are searched. `launcher` is read
+    where its jobs are a cluster's.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Plan:
     tuning: bool
     evaluations: Mapping[str, Mapping[str, Any]]
     search: Search | None = None
+    launcher: LauncherConfig = dataclasses.field(default_factory=LauncherConfig)
 
     @property
     def searched(self) -> Search:
@@ -111,12 +114,13 @@ def title(name: str) -> str:
 
 def load(name: str, out: Path | None = None, *, only: Sequence[str] = (),
          overrides: Mapping[str, Any] | None = None,
-         search: Mapping[str, Any] | None = None) -> Plan:
+         search: Mapping[str, Any] | None = None,
+         launcher: Mapping[str, Any] | None = None) -> Plan:
     """The plan of that name, or in the TOML file of that name, with its runs inside `out`.
 
     Settings come from the defaults, the presets, the plan, its file of tuned settings, the
-    variant, `overrides`: later ones win. `search` changes the settings of a plan's search. Raises
-    UserError for unknown names, keys and values.
+    variant, `overrides`: later ones win. `search` changes the settings of a plan's search,
+    `launcher` those of its jobs. Raises UserError for unknown names, keys and values.
     """
     path = _path(name)
     tree = _read(path)
@@ -152,7 +156,7 @@ def load(name: str, out: Path | None = None, *, only: Sequence[str] = (),
             raise UserError(f"{path.name}: seeds_apart=true: not for a plan with a sweep or search")
         runs = _seed_by_seed(runs)
     return Plan(path.stem, keys.get("title", ""), out, runs, tuning, keys.get("evaluations", {}),
-                searched)
+                searched, _launcher(path.name, keys, launcher or {}, searched))
 
 
 def _seed_by_seed(runs: Sequence[PlannedRun]) -> tuple[PlannedRun, ...]:
@@ -202,7 +206,16 @@ def _search(file: str, keys: Mapping[str, Any], runs: Sequence[PlannedRun],
         if run.config.sweep:
             raise UserError(f"{file}: variant {run.name}: has a sweep; a search has a space only")
     check_equal_effort(file, {run.name: (run.space, run.config) for run in runs})
-    return read_search(f"{file}: ", keys.get("search", {}) | changes)
+    return read_table(f"{file}: ", Search(), keys.get("search", {}) | changes)
+
+
+def _launcher(file: str, keys: Mapping[str, Any], changes: Mapping[str, Any],
+              searched: Search | None) -> LauncherConfig:
+    found = read_table(f"{file}: ", LauncherConfig(), keys.get("launcher", {}) | changes)
+    if found.workers > 1 and not searched:
+        raise UserError(f"{file}: launcher.workers={found.workers}: is for a search; of other "
+                        "plans every run is a job")
+    return found
 
 
 def _settings(tree: Mapping[str, Any], keys: Mapping[str, type]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from varshare_jax import methods
 from varshare_jax.algorithms import ALGORITHMS
@@ -20,6 +20,7 @@ from varshare_jax.settings import Section, field, leaves, replace
 FIRST_SEED = 1000
 """Searches train seeds from here on, results the ones below: no seed chooses and tells."""
 _EDGE = 0.05  # of a range, in which a chosen value counts as at its end
+_Settings = TypeVar("_Settings", bound=Section)
 _NEVER = {"suite", "method", "algorithm", "seed", "num_seeds", "total_steps", "sweep", "run_dir"}
 
 
@@ -106,15 +107,16 @@ def read_space(common: Mapping[str, Any], own: Mapping[str, Any],
     return space
 
 
-def read_search(where: str, table: Mapping[str, Any]) -> Search:
-    """The settings of a plan's search; raises UserError for unknown ones and values."""
+def read_table(where: str, settings: _Settings, table: Mapping[str, Any]) -> _Settings:
+    """A section of a plan that is no run's; raises UserError for unknown settings and values."""
     try:
-        search = replace(Search(), table)
-        for leaf in leaves(search):
+        found = replace(settings, table)
+        for leaf in leaves(found):
             leaf.check()
+        found.check()
     except UserError as error:
-        raise UserError(f"{where}search: {error}") from error
-    return search
+        raise UserError(f"{where}{settings.section}: {error}") from error
+    return found
 
 
 def check_equal_effort(file: str, runs: Mapping[str, tuple[Space, Config]]) -> None:

@@ -46,7 +46,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
+    # Processes that end together may write the same file: each replaces it by its own.
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with naming(path), partial.open("wb") as file:
         file.write(content)
         file.flush()

@@ -1,7 +1,9 @@
-"""The settings of a run's loop."""
+"""The settings of a run's loop, and of the jobs of a cluster that make runs."""
 
 import dataclasses
+import re
 
+from varshare_jax.errors import UserError
 from varshare_jax.settings import Section, field
 
 
@@ -27,3 +29,40 @@ class RunConfig(Section):
                                        "folder of the user's cache, '' turns it off")
     devices: int = field(0, "devices to spread the work over; on a CPU each is one core; 0: all",
                          least=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class LauncherConfig(Section):
+    """What every job of a plan gets from a cluster; none of it changes what is learned."""
+
+    section = "launcher"
+
+    cluster: str = field("slurm", "whose jobs they are; local: all at once on this machine, to "
+                                  "try a plan out", choices=("slurm", "local"))
+    partition: str = field("", "partition of the jobs; '': the cluster's default, here and below")
+    account: str = field("", "account that is charged")
+    qos: str = field("", "quality of service")
+    constraint: str = field("", "features that a node must have")
+    gpus: int = field(0, "GPUs of a job", least=0)
+    cpus: int = field(2, "CPU cores of a job", above=0)
+    memory: float = field(0.0, "memory of a job [GB]; 0: the cluster's default", least=0,
+                          most=1e5)
+    hours: float = field(24.0, "time of a job [h]; a run that needs more goes on in the next",
+                         above=0, most=1e4)
+    grace: int = field(120, "seconds that a job has to save before its time is over", above=0)
+    timeouts: int = field(100, "how often a job is put in line again when its time is over",
+                          least=0)
+    workers: int = field(1, "jobs that share the trials of a search", above=0)
+
+    def check(self) -> None:
+        """Raises UserError for names that no cluster has: they go into a script."""
+        for name in ("partition", "account", "qos", "constraint"):
+            if not _NAME.fullmatch(value := getattr(self, name)):
+                raise UserError(f"--launcher.{name}={value!r}: must be letters, digits and "
+                                "_ . , : = + - / @ & | * ( ) [ ]")
+        if self.grace >= 3600 * self.hours:
+            raise UserError(f"--launcher.grace={self.grace}: must be less than the "
+                            f"{self.hours:g} h of --launcher.hours")
+
+
+_NAME = re.compile(r"[\w.,:=+\-/@&|*()\[\]]*", re.ASCII)

@@ -91,6 +91,15 @@ def settle(config: Any, required: bool = True) -> Any:
     return replace(config, {"metaworld.physics": physics})
 
 
+def settle_as(config: Any, made: Any) -> Any:
+    """The same for a machine of which nothing is known but the settings of a run `made` there."""
+    from varshare_jax.suites import metaworld
+
+    if not metaworld.owns(config.suite) or config.metaworld.physics != "auto":
+        return config
+    return replace(config, {"metaworld.physics": made.metaworld.physics})
+
+
 def make(name: str, config: Any = None) -> "Suite":
     """The suite of that name; raises UserError for an unknown one."""
     family, _, member = name.partition(":")

@@ -3,7 +3,8 @@
 import contextlib
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -27,26 +28,59 @@ def search(plan: Plan, storage: str = "", *, only: Sequence[str] = (),
            quiet: bool = False) -> results.Written | None:
     """Carries out a plan's trials, with whoever else works on the same storage, and writes them.
 
-    `storage` is a database's URL or the path of a journal; "" is a SQLite file in the plan's
-    folder. `only` names the runs whose trials this worker takes. Returns None if
+    `storage` is a database's URL or the path of a journal; "" is `storage_of` the plan's folder.
+    `only` names the runs whose trials this worker takes. Returns None if
     runs that it does not take are not complete. Raises Stopped after a signal, and UserError for a
     storage that cannot be reached or that holds other studies of these names.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    plan.out.mkdir(parents=True, exist_ok=True)
-    where = storage or f"sqlite:///{plan.out / 'study.db'}"
-    with contextlib.closing(Worker(plan.out / "workers")) as worker, reaching(where):
-        opened = open_storage(where)
-        studies = [Study(plan, run, opened, where, worker) for run in plan.runs]
-        mine = [study for study in studies if not only or study.run.name in only]
+    with _opened(plan, storage) as studies:
         progress = Progress(plan.name, 1, 1, 1, quiet)
         with Stop(progress.say).listening() as stop:
-            _work(mine, stop, progress)
-        if not all(study.complete for study in studies):
-            if stop.asked:
-                raise Stopped(plan.name)
-            return None
-        return results.write(plan, studies)
+            _work(_taken(studies, only), stop, progress)
+        if stop.asked and not all(study.complete for study in studies):
+            raise Stopped(plan.name)
+        return _written(plan, studies)
+
+
+def so_far(plan: Plan, storage: str = "", *,
+           only: Sequence[str] = ()) -> tuple[bool, results.Written | None]:
+    """Whether the runs that `only` names are complete, and what is written once all are.
+
+    Nothing is trained. Raises UserError as `search` does.
+    """
+    with _opened(plan, storage) as studies:
+        return (all(study.complete for study in _taken(studies, only)), _written(plan, studies))
+
+
+def storage_of(folder: Path, *, shared: bool = False) -> str:
+    """The storage in a plan's folder: the one that is there, else a new SQLite file.
+
+    With `shared` a new one is a journal, which machines may share on a file system without locks.
+    """
+    journal, database = folder / "study.log", folder / "study.db"
+    if journal.exists() or (shared and not database.exists()):
+        return str(journal)
+    return f"sqlite:///{database}"
+
+
+@contextlib.contextmanager
+def _opened(plan: Plan, storage: str) -> Iterator[list[Study]]:
+    """The studies of all runs, made if they are new; errors of the storage become UserError."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    plan.out.mkdir(parents=True, exist_ok=True)
+    where = storage or storage_of(plan.out)
+    with contextlib.closing(Worker(plan.out / "workers")) as worker, reaching(where):
+        opened = open_storage(where)
+        yield [Study(plan, run, opened, where, worker) for run in plan.runs]
+
+
+def _taken(studies: Sequence[Study], only: Sequence[str]) -> list[Study]:
+    return [study for study in studies if not only or study.run.name in only]
+
+
+def _written(plan: Plan, studies: Sequence[Study]) -> results.Written | None:
+    complete = all(study.complete for study in studies)
+    return results.write(plan, studies) if complete else None
 
 
 def _work(studies: Sequence[Study], stop: Stop, progress: Progress) -> None:
