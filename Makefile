@@ -32,6 +32,11 @@ test: install  ## the tests, two files at a time (less with a warm compile cache
 	@printf '%s\n' $(SLOW) $(filter-out $(SLOW),$(wildcard tests/test_*.py)) | \
 		xargs -n 1 -P 2 $(BIN)/python -m pytest -n 0
 
+# Files that compile little: what most changes break first.
+QUICK := $(patsubst %,tests/test_%.py,house docs library report statistics checkpoint gradients variational)
+test-quick: install  ## those tests that compile little, for daily work
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(QUICK)
+
 fuzz: install  ## damaged files, odd flags, archives and plans, twenty times as many as in `test`; fifty kills
 	FUZZ=20 $(BIN)/python -m pytest -n 2 tests/test_fuzz.py
 	FUZZ=20 $(BIN)/python -m pytest -n 0 tests/test_reliability.py -k kills

@@ -24,6 +24,7 @@ from conftest import (
 )
 
 from varshare_jax import config, runner, suites
+from varshare_jax.errors import UserError
 from varshare_jax.learner import Learner
 from varshare_jax.runs import checkpoint, monitoring
 from varshare_jax.runs.devices import Layout
@@ -87,35 +88,43 @@ def damage_all(folder: Path) -> None:
     (second / "manifest.json").unlink()
 
 
-def test_damaged_checkpoints_are_skipped_and_the_run_ends_the_same(cli, interrupted, finished,
-                                                                   tmp_path):
+def resume(settings: config.Config, capsys) -> tuple[str, list[str]]:
+    """Resumes in this process: what it printed, and the lines on the error stream."""
+    capsys.readouterr()
+    with quick_compile():
+        runner.train(settings, resume=True)
+    shown = capsys.readouterr()
+    return shown.out, shown.err.splitlines()
+
+
+def test_damaged_checkpoints_are_skipped_and_the_run_ends_the_same(interrupted, finished, tmp_path,
+                                                                   capsys):
     one, all_ = (copy_of(interrupted(METHOD), tmp_path / name) for name in ("one", "all"))
     damage_newest(one.folder)
     damage_all(all_.folder)
-    resumed, restarted = cli.together(([one.settings, "--resume"], {}),
-                                      ([all_.settings, "--resume"], {}))
-    lines = resumed.stderr.splitlines()
-    assert (resumed.returncode, len(lines)) == (0, 1)
+    out, lines = resume(one.settings, capsys)
+    assert len(lines) == 1
     assert lines[0].startswith(f"warning: checkpoint {one.folder / 'checkpoints' / '4'} is damaged")
-    assert "resuming at update 2 of 6" in resumed.stdout
-    lines = restarted.stderr.splitlines()
-    assert (restarted.returncode, len(lines)) == (0, 3)
+    assert "resuming at update 2 of 6" in out
+    _, lines = resume(all_.settings, capsys)
+    assert len(lines) == 3
     assert "every checkpoint" in lines[-1]
     assert "starting from the beginning" in lines[-1]
     for run in (one, all_):
         assert_same_run(run.folder, finished(METHOD).folder)
 
 
-def test_a_checkpoint_of_another_network_is_refused(cli, interrupted, tiny, tmp_path):
+def test_a_checkpoint_of_another_network_is_refused(interrupted, tmp_path):
     """Not mistaken for damage: the entry is named, and nothing is trained over it."""
     run = copy_of(interrupted(METHOD), tmp_path / "run")
     other = config.replace(run.settings, {"network.hidden": (16,)})
     checkpoint.save(run.folder / "checkpoints", 5, Learner.make(other).init_seeds(), keep=1,
                     note={"wall_seconds": 1.0, "diverged": []})
     before = snapshot(run.folder)
-    line = error_line(cli(run.settings, "--resume"))
-    assert "does not fit: 'agent.optimizer.mu.shared.actor.0.bias' is float32[4, 16]" in line
-    assert "expected float32[4, 8]" in line
+    with pytest.raises(UserError, match=r"expected float32\[4, 8\]") as refused:
+        runner.train(run.settings, resume=True, quiet=True)
+    entry = "'agent.optimizer.mu.shared.actor.0.bias' is float32[4, 16]"
+    assert f"does not fit: {entry}" in str(refused.value)
     assert snapshot(run.folder) == before
 
 
@@ -141,7 +150,7 @@ setattr(module, name, fill_the_disk)
 """
 
 
-def test_a_full_disk_loses_nothing(cli, interrupted, finished, tmp_path):
+def test_a_full_disk_loses_nothing(cli, interrupted, finished, tmp_path, capsys):
     """A limit on file sizes stands for it: one line, and once there is room the run completes."""
     runs = {name: copy_of(interrupted(METHOD), tmp_path / name) for name in FULL_DISKS}
     failed = cli.together(*(([runs[name].settings, "--resume"], {"before": hook + FILL})
@@ -152,9 +161,8 @@ def test_a_full_disk_loses_nothing(cli, interrupted, finished, tmp_path):
         assert "File too large" in line
         assert newest(runs[name].folder) == {"checkpoint": 4, "summary": 6}[name]
         assert not (runs[name].folder / "summary.json").exists()
-    completed = cli.together(*(([run.settings, "--resume"], {}) for run in runs.values()))
-    for done, run in zip(completed, runs.values(), strict=True):
-        assert (done.returncode, done.stderr) == (0, "")
+    for run in runs.values():
+        assert resume(run.settings, capsys)[1] == []
         assert_same_run(run.folder, finished(METHOD).folder)
 
 
