@@ -33,7 +33,8 @@ test: install  ## the tests, two files at a time (less with a warm compile cache
 		xargs -n 1 -P 2 $(BIN)/python -m pytest -n 0
 
 # Files that compile little: what most changes break first.
-QUICK := $(patsubst %,tests/test_%.py,house docs library report statistics checkpoint gradients variational)
+QUICK := $(patsubst %,tests/test_%.py,report objectives controllers gradients docs checkpoint critics \
+	variational house library statistics)
 test-quick: install  ## those tests that compile little, for daily work
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(QUICK)
 
