@@ -26,12 +26,16 @@ from varshare_jax.settings import Registry, flatten, leaves, replace
 PLANS = Path(__file__).parent / "plans"
 PLAN_KEYS: dict[str, type] = {
     "title": str, "methods": list, "variants": dict, "presets": list, "sweep": dict,
-    "tuned": str, "tuning": bool, "evaluations": dict, "space": dict, "search": dict}
+    "tuned": str, "tuning": bool, "evaluations": dict, "space": dict, "search": dict,
+    "adaptation": dict}
 VARIANT_KEYS: dict[str, type] = {"presets": list, "sweep": dict, "space": dict}
 EVALUATION_KEYS: dict[str, type] = {
     "weights": str, "engine": str, "samples": int, "actions": str, "episodes": int,
     "eval_seed": int}
 """The flags of `varshare-evaluate` that a plan may set: none that names a file."""
+ADAPTATION_KEYS = "regime", "start"
+"""Flags of `varshare-adapt` that are no settings."""
+_NOT_ADAPTATIONS = {"suite", "method", "leave_out", "adapt.source", "adapt.regime", "adapt.start"}
 _NOT_A_PLANS = {"run_dir", "sweep", "run.compile_cache"}  # where things go, and what is executed
 _NAME = re.compile(r"\w[\w.,=+-]{0,99}")  # of a folder or file within the plan's own
 
@@ -64,8 +68,9 @@ class Plan:
     """The runs of an experiment in their order, and what follows them.
 
     `evaluations` holds the flags of `varshare-evaluate` by name, for each run once it is
-    finished. With `tuning` every run sweeps as many configurations, and the best is chosen. A
-    plan with a `search` has no runs to make: its runs' spaces are searched.
+    finished; `adaptation` those of `varshare-adapt`, for each that has left tasks out. With
+    `tuning` every run sweeps as many configurations, and the best is chosen. A plan with a
+    `search` has no runs to make: its runs' spaces are searched.
     """
 
     name: str
@@ -75,6 +80,7 @@ class Plan:
     tuning: bool
     evaluations: Mapping[str, Mapping[str, Any]]
     search: Search | None = None
+    adaptation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 _FOLDERS = Registry("plans", {"varshare_jax": PLANS},
@@ -140,7 +146,8 @@ def load(name: str, out: Path | None = None, *, only: Sequence[str] = (),
     if tuning:
         _check_effort(path.name, runs)
     return Plan(path.stem, keys.get("title", ""), out, runs, tuning, keys.get("evaluations", {}),
-                _search(path.name, keys, runs, search or {}))
+                _search(path.name, keys, runs, search or {}),
+                _adaptation(path.name, keys.get("adaptation", {})))
 
 
 def _planned(file: str, name: str, base: Mapping[str, Any], change: Mapping[str, Any],
@@ -178,6 +185,16 @@ def _search(file: str, keys: Mapping[str, Any], runs: Sequence[PlannedRun],
             raise UserError(f"{file}: variant {run.name}: has a sweep; a search has a space only")
     check_equal_effort(file, {run.name: (run.space, run.config) for run in runs})
     return read_search(f"{file}: ", keys.get("search", {}) | changes)
+
+
+def _adaptation(file: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of `varshare-adapt`: settings, and which regimes from which start."""
+    allowed = {leaf.name for leaf in leaves(Config())} - _NOT_A_PLANS - _NOT_ADAPTATIONS
+    found = dict(flatten(tree))
+    for name in found:
+        if name not in (*ADAPTATION_KEYS, *allowed):
+            raise unknown(f"{file}: adaptation: key", name, [*ADAPTATION_KEYS, *allowed])
+    return found
 
 
 def _settings(tree: Mapping[str, Any], keys: Mapping[str, type]) -> dict[str, Any]:
