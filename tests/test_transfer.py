@@ -62,7 +62,7 @@ def test_measures_of_adaptation(section):
     assert rows["residual"] == [
         "0.80 [0.80, 0.80]", "0 (100.0%)", "10 (100.0%)", f"{area:.2f} [{area:.2f}, {area:.2f}]",
         "1.00 [1.00, 1.00]", "100", "20.0%"]
-    folds = to_text(transfer.folds(section, runs)).splitlines()
+    folds = to_text(transfer.folds(runs)).splitlines()
     assert folds[2].split() == ["alpha", "100.0%", "100.0%", "100.0%", "0.33", "0.33"]
     assert transfer.measures(runs).notes == (
         "Mean return before anything is learned: under the shared parameters 8; under the best "

@@ -144,7 +144,9 @@ def combine(combiner: Combiner, grads: dict[str, Any], key: jax.Array,
 
     for branches, c in zip(sides.values(), coefficients, strict=True):
         combined |= jax.tree.map(lambda g, c=c: jnp.tensordot(c, kept(g), 1), branches)
-    conflicts = (grams < 0).sum(2) / jnp.maximum(1, num_present(scalars, grams.shape[1]) - 1)
+    others = num_present(scalars, grams.shape[1]) - 1
+    at_least = max if learns is None else jnp.maximum
+    conflicts = (grams < 0).sum(2) / at_least(1, others)
     return combined, {"conflict": conflicts.mean(0)}
 
 

@@ -24,11 +24,12 @@ _SCRATCH, _RESIDUAL = "scratch", "residual"
 
 
 class Adapted(NamedTuple):
-    """A regime's learning: `steps` [E] of one task, and scores [E, S, M] on a scale where random
-    play is 0 and the oracle 1; both begin before anything is learned."""
+    """A regime's learning of the tasks named: `steps` [E] of one task, and scores [E, S, M] on a
+    scale where random play is 0 and the oracle 1; both begin before anything is learned."""
 
     entry: Entry
     regime: str
+    tasks: tuple[str, ...]
     steps: np.ndarray
     curve: np.ndarray
 
@@ -49,7 +50,7 @@ def content(section: Section) -> Iterator[str | Heading]:
         yield table(measures(runs))
         yield about("Final score of each fold, and steps to 90 % of the oracle over those of "
                     "scratch (medians over seeds).")
-        yield table(folds(section, runs), "heat")
+        yield table(folds(runs), "heat")
         if figure := nats_against_gain(runs):
             yield side_by_side([image(to_svg(figure), f"Nats against gain of {method}")],
                                "figures")
@@ -71,7 +72,8 @@ def adapted(section: Section, of: Mapping[str, Entry],
     low, high = scale
     known = high > low
     order = sorted(of, key=lambda regime: (regime != _SCRATCH, regime))
-    return [Adapted(entry, regime, entry.steps / len(section.task_names),
+    names = tuple(name for name, kept in zip(section.task_names, known, strict=True) if kept)
+    return [Adapted(entry, regime, names, entry.steps / len(section.task_names),
                     (entry.curve[..., known] - low[known]) / (high - low)[known])
             for regime in order for entry in [of[regime]]]
 
@@ -119,7 +121,7 @@ def measures(runs: list[Adapted]) -> Table:
                      Cell(_nats(run)), Cell(_trained(run))))
     interval = f"[95{NBSP}%{NBSP}CI]"
     return Table(("Regime", f"Jump-start {interval}",
-                  *(f"Steps to {percent(share)} of the oracle" for share in _SHARES),
+                  *(f"Steps to {share:.0%} of the oracle" for share in _SHARES),
                   f"Area ratio {interval}", f"Final {interval}", "Nats", "Parameters trained"),
                  tuple(rows), _notes(scratch))
 
@@ -156,15 +158,14 @@ def _notes(scratch: Adapted) -> tuple[str, ...]:
     return (f"Mean return before anything is learned: {told}.",)
 
 
-def folds(section: Section, runs: list[Adapted]) -> Table:
+def folds(runs: list[Adapted]) -> Table:
     """Tasks × regimes: final scores as shades, then steps to 90 % over scratch's."""
     rows = []
     finals = np.stack([run.curve[-1].mean(0) for run in runs], 1)
     low, high = finals.min(), finals.max()
     shades = 0.6 * (finals - low) / max(high - low, np.finfo(float).tiny)
     steps = [np.median(steps_to(run.steps, run.curve, _SHARES[1]), 0) for run in runs]
-    names = _names(section, runs)
-    for m, name in enumerate(names):
+    for m, name in enumerate(runs[0].tasks):
         cells = [Cell(percent(x), shade=float(shade))
                  for x, shade in zip(finals[m], shades[m], strict=True)]
         rows.append((Cell(name), *cells, *(Cell(_ratio(each[m], steps[0][m]))
@@ -172,13 +173,6 @@ def folds(section: Section, runs: list[Adapted]) -> Table:
     regimes = [run.regime for run in runs]
     return Table(("Fold", *regimes, *(f"steps of {regime}" for regime in regimes[1:])),
                  tuple(rows))
-
-
-def _names(section: Section, runs: list[Adapted]) -> tuple[str, ...]:
-    """The tasks that scores are told of: with an oracle that learned nothing there are fewer."""
-    names = section.task_names
-    return names if len(names) == runs[0].curve.shape[-1] else tuple(
-        f"task {m}" for m in range(runs[0].curve.shape[-1]))
 
 
 def _ratio(ours: float, scratch: float) -> str:
