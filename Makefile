@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: help install format lint test test-quick fuzz bench bench-smoke demo report docs \
-	docs-serve picture parity-lunar-lander parity-metaworld clean cartpole10 lunar_lander20 mt3 mt10 kl-prior step-size
+	docs-serve picture parity-lunar-lander parity-metaworld clean cartpole10 \
+	lunar_lander20 mt3 mt10 kl-prior leave-one-out step-size
 
 help:  ## these lines
 	@awk -F ':.*## ' '/^[a-z0-9_-]+:.*## / {printf "%-22s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +42,7 @@ test-quick: install  ## those tests that compile little, for daily work
 fuzz: install  ## damaged files, odd flags, archives and plans, twenty times as many as in `test`; fifty kills
 	FUZZ=20 $(BIN)/python -m pytest -n 2 tests/test_fuzz.py
 	FUZZ=20 $(BIN)/python -m pytest -n 0 tests/test_reliability.py -k kills
+	FUZZ=20 $(BIN)/python -m pytest -n 0 tests/test_folds.py
 
 bench: install  ## throughput; peers through BENCH_FLAGS, see benchmarks/throughput.py
 	$(BIN)/python -m benchmarks.throughput --out=benchmarks/results/throughput.json $(BENCH_FLAGS)
@@ -65,6 +67,9 @@ mt10: install  ## ten methods on ten tasks of Meta-World, on a CPU; stage5_mt10_
 
 kl-prior: install  ## seven ways to set β and σ_prior
 	$(BIN)/varshare-experiment kl_prior_pack
+
+leave-one-out: install  ## six methods adapt to cart-poles that they have not seen
+	$(BIN)/varshare-experiment stage6_leave_one_out
 
 step-size: install  ## every method over the same grid of learning rates, on cart-poles in conflict
 	$(BIN)/varshare-experiment step_size_cartpole_conflict

@@ -24,6 +24,7 @@ from varshare_jax.settings import Section, field, flag_value, flatten, get, leav
 from varshare_jax.settings import to_dict as to_dict
 
 _LAST_SEED = 2**31 - 1
+_LISTS = ("leave_out", "adapt.regime")  # may hold several values: a configuration for each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,11 @@ class _Tree:
                            "as 'varshare.beta=0.1,1;ppo.learning_rate=3e-4,1e-3'; every "
                            "combination trains num_seeds seeds")
     run_dir: str = field("", "folder of the run; '' writes nothing")
+    tasks: str = field("", "the suite's tasks to take, by name, separated by commas; '': all")
+    without: str = field("", "tasks of the suite to do without, by name, separated by commas")
+    leave_out: str = field("none", "a task that is stepped and evaluated but never learned from, "
+                                   "as if the suite had none such; several, separated by commas, "
+                                   "or all: a fold for each, in one compiled program")
     capacity: str = field("free", "matched: widths are scaled so that one task's forward pass "
                                   "reads as many parameters as VarShare's does at "
                                   "--network.hidden, within 2 %", choices=("free", "matched"))
@@ -66,12 +72,13 @@ class _Tree:
                 if leaf.traced and leaf.name.partition(".")[0] not in others}
 
     def configurations(self) -> tuple[Self, ...]:
-        """The C combinations of `sweep` as runs of their own, the last field varying fastest.
+        """The C combinations of folds and of `sweep` as runs of their own, the last field varying
+        fastest.
 
-        Each has a folder inside `run_dir`. Without a sweep it is this config alone. Raises
+        Each has a folder inside `run_dir`. Without either it is this config alone. Raises
         UserError for a sweep that cannot be read or varies what is not traced.
         """
-        if not self.sweep:
+        if not self.varies:
             return (self,)
         return tuple(replace(self, change | {
             "sweep": "", "run_dir": self.run_dir and f"{self.run_dir}/{_label(change)}"})
@@ -81,9 +88,16 @@ class _Tree:
         """What tells the C configurations apart, such as learning_rate=0.001,beta=1."""
         return tuple(map(_label, self._changes()))
 
-    def _changes(self) -> list[dict[str, float]]:
+    @property
+    def varies(self) -> bool:
+        """Whether its configurations are runs of their own, with a folder each."""
+        return bool(self.sweep) or any("," in get(self, name) for name in _LISTS)
+
+    def _changes(self) -> list[dict[str, Any]]:
         """What each configuration changes; one that changes nothing without a sweep."""
-        varied = _parse_sweep(self.sweep, self.scalars(), self)
+        varied: dict[str, Any] = {name: get(self, name).split(",") for name in _LISTS
+                                  if "," in get(self, name)}
+        varied |= _parse_sweep(self.sweep, self.scalars(), self)
         return [dict(zip(varied, values, strict=True))
                 for values in itertools.product(*varied.values())]
 
@@ -107,7 +121,10 @@ class _Tree:
             if isinstance(section := getattr(self, each.name), Section):
                 section.check()
         ALGORITHMS[self.algorithm].check(self)
-        if self.sweep:
+        if get(self, "adapt.regime") and self.leave_out != "none":
+            raise UserError(f"--leave_out={self.leave_out}: every task is learned alone under "
+                            "--adapt.regime; use none")
+        if self.varies:
             for config in self.configurations():
                 config.validate()
         return self
@@ -171,9 +188,11 @@ def _not_swept(name: str, traced: Mapping[str, Any], config: _Tree) -> UserError
                      f"a run, of its own; {there}")
 
 
-def _label(change: Mapping[str, float]) -> str:
+def _label(change: Mapping[str, Any]) -> str:
     """A folder's name, such as learning_rate=0.001,beta=1; other values make another name."""
-    def shortest(value: float) -> str:
+    def shortest(value: float | str) -> str:
+        if isinstance(value, str):
+            return value
         short = f"{value:g}"
         return short if float(short) == value else repr(value)
 

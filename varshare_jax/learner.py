@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from varshare_jax import methods, suites
 from varshare_jax.algorithms import ALGORITHMS, preconditioner
 from varshare_jax.algorithms.base import Problem
-from varshare_jax.algorithms.descent import init_agent
-from varshare_jax.algorithms.normalization import initial_stats
+from varshare_jax.algorithms.descent import init_agent, of_present
+from varshare_jax.algorithms.normalization import initial_stats, with_pooled
 from varshare_jax.algorithms.rollout import initial_world
 from varshare_jax.config import Config
 from varshare_jax.errors import UserError
@@ -23,7 +23,7 @@ from varshare_jax.methods.base import Metrics
 from varshare_jax.methods.lifting import MultiTaskNetwork
 from varshare_jax.settings import flag_value, leaves
 from varshare_jax.suites.base import Suite
-from varshare_jax.types import TrainState
+from varshare_jax.types import LEFT_OUT, SHARED, TrainState, lead, present
 
 _ENVS_IN_STEP = 64
 _MOST_UPDATES = 2**31 - 1  # in int32
@@ -35,7 +35,7 @@ def make_problem(config: Config, *, here: bool = True) -> Problem:
 
     Whether it fits the memory is checked where it is to be trained: `here`.
     """
-    config.validate()
+    config = suites.name_folds(config).validate()
     suite, algorithm = suites.make(config.suite, config), ALGORITHMS[config.algorithm]
     algorithm.check_suite(suite)
     # The config itself stays as given: what a run stores must lead to the same widths again.
@@ -120,7 +120,7 @@ class Learner:
     def init(self, key: jax.Array, scalars: dict[str, jax.Array] | None = None) -> TrainState:
         """State of one seed; `scalars` replaces some of the config's traced values."""
         problem = self.problem
-        values = problem.config.scalars() | (scalars or {})
+        values = self._scalars(problem.config) | (scalars or {})
         scalars = {name: jnp.float32(value) for name, value in values.items()}
         key, network_key, env_key, acting_key, own_key = jax.random.split(key, 5)
         tasks = problem.suite.num_tasks
@@ -136,8 +136,15 @@ class Learner:
         return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
 
     def update(self, state: TrainState) -> tuple[TrainState, Metrics]:
-        """One iteration of one seed: a rollout, then learning; metrics [M]."""
-        return self.problem.algorithm.update(self.problem, state)
+        """One iteration of one seed: a rollout, then learning; metrics [M].
+
+        A task that is left out keeps what is its own, and its metrics are NaN.
+        """
+        after, metrics = self.problem.algorithm.update(self.problem, state)
+        learns = present(state.scalars, self.problem.suite.num_tasks)
+        if learns is None:
+            return after, metrics
+        return without(self.problem, learns, state, after), of_present(learns, metrics)
 
     def init_seeds(self, scalars: dict[str, jax.Array] | None = None) -> TrainState:
         """States of all S members of the program, leaves [S, ...]; `scalars` holds vectors [S].
@@ -146,9 +153,17 @@ class Learner:
         """
         members = self.problem.config.members()
         keys = jnp.stack([jax.random.key(member.seed) for member in members])
-        vectors = {name: jnp.float32([member.scalars()[name] for member in members])
-                   for name in members[0].scalars()} | (scalars or {})
+        each = list(map(self._scalars, members))
+        vectors = {name: jnp.float32([values[name] for values in each])
+                   for name in each[0]} | (scalars or {})
         return jax.jit(functools.partial(jax.lax.map, lambda x: self.init(*x)))((keys, vectors))
+
+    def _scalars(self, member: Config) -> dict[str, float]:
+        """The traced values of a config, and which task it leaves out: the first of several."""
+        if member.leave_out == "none":
+            return member.scalars()
+        left_out = member.leave_out.partition(",")[0]
+        return member.scalars() | {LEFT_OUT: self.problem.suite.task_names.index(left_out)}
 
     def update_many(self, state: TrainState, count: jax.Array) -> tuple[TrainState, Metrics]:
         """`count` ≤ chunk updates of all seeds; metrics [S, chunk, M], NaN past `count`.
@@ -191,6 +206,25 @@ class Learner:
                 metrics, new)
 
         return jax.lax.fori_loop(0, count, body, (state, metrics))
+
+
+def without(problem: Problem, learns: jax.Array, before: TrainState,
+            after: TrainState) -> TrainState:
+    """`after` an update of the tasks that `learns` [M] names.
+
+    What belongs to others stays as it was `before`, and their running statistics are those of the
+    tasks that learn, taken together, so that they can be played: what is known of a task that was
+    never seen. They count as one rollout's, and would soon give way to its own.
+    """
+    def kept(path: tuple[Any, ...], old: jax.Array, new: jax.Array) -> jax.Array:
+        collection = next((entry.key for entry in path if hasattr(entry, "key")), SHARED[0])
+        return new if collection in SHARED else jnp.where(lead(learns, new), new, old)
+
+    old, new = before.agent, after.agent
+    agent = jax.tree_util.tree_map_with_path(kept, old.replace(memory={}), new.replace(memory={}))
+    rollout = problem.config.steps_per_task
+    stats = {name: with_pooled(x, learns, rollout) for name, x in after.stats.items()}
+    return after.replace(agent=agent.replace(memory=new.memory), stats=stats)
 
 
 def _check_axes(state: TrainState, num_tasks: int) -> None:

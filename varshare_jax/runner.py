@@ -16,7 +16,7 @@ from varshare_jax import suites
 from varshare_jax.config import Config
 from varshare_jax.learner import Learner
 from varshare_jax.playing.evaluation import evaluate_training, evaluation_key
-from varshare_jax.runs import checkpoint, provenance, sweeps, task_parameters
+from varshare_jax.runs import checkpoint, provenance, sweeps, task_parameters, transfer
 from varshare_jax.runs.devices import Layout, use_cpu_cores
 from varshare_jax.runs.files import read_json, write_json
 from varshare_jax.runs.folder import begin, check_note, claimed
@@ -71,8 +71,7 @@ class _Run:
         self.suite.tracing = self.progress.say
         self.layout = Layout.choose(len(self.record.seeds),
                                     self.suite.num_tasks if self.suite.splits else 1)
-        self.compile_seconds = 0.0
-        self.presets, self.finished = presets, finished
+        self.compile_seconds, self.presets, self.finished = 0.0, presets, finished
 
     def execute(self, leave: Callable[[], None] | None) -> Result:
         with Stop(self.progress.say, leave).listening() as stop:
@@ -111,7 +110,8 @@ class _Run:
 
     def _init(self) -> TrainState:
         with self.progress.working(f"initialising {len(self.record.seeds)} seeds"):
-            return jax.block_until_ready(self.learner.init_seeds())
+            state = transfer.begin(self.learner.problem, self.learner.init_seeds())
+            return jax.block_until_ready(state)
 
     def _begin(self) -> None:
         """All that could keep the run from beginning is done: its folder becomes that of a run."""
@@ -135,6 +135,8 @@ class _Run:
             return self._stopped(state)
         stop.working = True
         self._begin()
+        if self.config.adapt.regime and not (record.update or record.writer.rows.get("eval")):
+            self._evaluate(state, repeats=1)  # where adaptation begins is half of what it tells
         while record.update < self.total:
             count = min(run.log_every, self.total - record.update)
             with self.progress.working(f"after update {record.update}", announce=False):
@@ -199,13 +201,11 @@ class _Run:
         scores = self._evaluate(state, -(-run.final_eval_episodes // run.eval_episodes))
         variables = state.agent.variables
         summary = self.record.summary(variables, scores, self.compile_seconds)
-        if not self.folder:
-            self.record.tell_end(summary)
-            return summary
-        if self.config.sweep:
-            sweeps.split(problem, state, self.total, summary)
-        task_parameters.write(self.folder, problem.network, variables)
-        write_json(self.folder / "summary.json", summary)
+        if self.folder:
+            if self.config.varies:
+                sweeps.split(problem, state, self.total, summary)
+            task_parameters.write(self.folder, problem.network, variables)
+            write_json(self.folder / "summary.json", summary)
         self.record.tell_end(summary)
         return summary
 

@@ -6,6 +6,7 @@ Axes, always in this order: [S]eeds, [T]ime, [M] tasks, [N] envs of a task, feat
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 Variables = dict[str, Any]
@@ -123,6 +124,27 @@ class Player(struct.PyTreeNode):
 
     variables: Variables
     stats: dict[str, Any]
+
+
+LEFT_OUT = "leave_out"
+"""Among a state's scalars where a task is left out: its index."""
+
+
+def present(scalars: dict[str, jax.Array], num_tasks: int) -> jax.Array | None:
+    """Which of M tasks learn, [M]: all but the one left out; None where none is.
+
+    Whatever is a sum, a mean or a choice over tasks asks for this, and is the program that it
+    always was where the answer is None.
+    """
+    if LEFT_OUT not in scalars:
+        return None
+    return jnp.arange(num_tasks) != scalars[LEFT_OUT]
+
+
+def num_present(scalars: dict[str, jax.Array], num_tasks: int) -> jax.Array | int:
+    """How many tasks learn: M, or a number of the compiled program."""
+    mask = present(scalars, num_tasks)
+    return num_tasks if mask is None else mask.sum()
 
 
 def lead(vector: jax.Array, like: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ from varshare_jax.algorithms.preconditioner import init_moments, needed, precond
 from varshare_jax.methods.base import Metrics, Params, Scalars
 from varshare_jax.methods.gradients import clip_by_task_norm, combine, mean_cosines
 from varshare_jax.methods.lifting import MultiTaskNetwork
-from varshare_jax.types import Agent, TrainState, Variables, lead
+from varshare_jax.types import Agent, TrainState, Variables, lead, num_present, present
 from varshare_jax.variational import natural
 from varshare_jax.variational.controllers import Measured
 from varshare_jax.variational.gaussian import Scale, is_gaussian
@@ -61,18 +61,21 @@ def step(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array,
     """One gradient step on a batch. `rate` is the learning rate, metrics are [M].
 
     Only the `collections` named move (all by default); the others cost no gradient. What is not
-    finite in one task reaches no other (`without_unsound`; `clip_by_task_norm` drops gradients).
+    finite in one task reaches no other (`without_unsound`; `clip_by_task_norm` drops gradients),
+    nor does anything of a task that is left out; its metrics are NaN.
     """
-    names = tuple(collections or agent.variables)
-    sound, loss, batch = without_unsound(loss, batch, problem.suite.num_tasks)
+    names, tasks = tuple(collections or agent.variables), problem.suite.num_tasks
+    learns = present(scalars, tasks)
+    sound, loss, batch = without_unsound(loss, batch, tasks, learns)
     grads, metrics = gradients(problem, agent, loss, batch, key, scalars, needed(problem, names))
     curvature: Variables = {}
     if "task" in names and agent.optimizer.curvature:
         grads, curvature = _curvature(problem, agent, grads, scalars)
     grads, norms = clip_by_task_norm(
-        grads, problem.scalar(scalars, "max_grad_norm"), problem.suite.num_tasks,
-        tied=problem.settings.preconditioner == "shared")
-    updates, optimizer = precondition(problem, grads, agent.optimizer, names)
+        grads, problem.scalar(scalars, "max_grad_norm"), tasks,
+        tied=problem.settings.preconditioner == "shared", learns=learns)
+    updates, optimizer = precondition(problem, grads, agent.optimizer, names,
+                                      num_present(scalars, tasks))
     variables = agent.variables | _descend(problem, _only(agent.variables, names), updates,
                                            scalars, rate)
     if curvature:
@@ -81,11 +84,22 @@ def step(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array,
                                                      scalars, problem.samples)}
     metrics["loss"] = jnp.where(sound, metrics["loss"], jnp.nan)
     norms["skipped"] = jnp.maximum(norms["skipped"], 1.0 - sound)
-    return agent.replace(variables=variables, optimizer=optimizer), metrics | norms
+    metrics = of_present(learns, metrics | norms)
+    return agent.replace(variables=variables, optimizer=optimizer), metrics
 
 
-def without_unsound(loss: Loss, batch: Any, num_tasks: int) -> tuple[jax.Array, Loss, Any]:
+def of_present(learns: jax.Array | None, metrics: Metrics) -> Metrics:
+    """`metrics` [M] with NaN for a task that is left out, which no mean over tasks then counts."""
+    if learns is None:
+        return metrics
+    return {name: jnp.where(learns, m, jnp.nan) for name, m in metrics.items()}
+
+
+def without_unsound(loss: Loss, batch: Any, num_tasks: int,
+                    learns: jax.Array | None = None) -> tuple[jax.Array, Loss, Any]:
     """Whose samples are all finite [M], and a loss and a batch in which other tasks count nothing.
+
+    Of `learns` [M], if given, those that do not are among the others.
 
     A weight of zero would not do, since 0 · NaN is NaN on the way back: their samples become zeros,
     their losses constants.
@@ -97,7 +111,8 @@ def without_unsound(loss: Loss, batch: Any, num_tasks: int) -> tuple[jax.Array, 
         return jnp.where(lead(sound, x), x, 0) if _is_float(x) else x
 
     masks = [finite(x) for x in jax.tree.leaves(batch) if _is_float(x)]
-    sound = functools.reduce(jnp.logical_and, masks, jnp.ones(num_tasks, bool))
+    start = jnp.ones(num_tasks, bool) if learns is None else learns
+    sound = functools.reduce(jnp.logical_and, masks, start)
 
     def guarded(forward: Forward, batch: Any) -> tuple[jax.Array, Metrics]:
         losses, metrics = loss(forward, batch)
@@ -114,11 +129,11 @@ def gradients(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.A
               scalars: Scalars, names: tuple[str, ...]) -> tuple[Variables, Metrics]:
     """Each task's gradient of its own parameters, and one of the shared; metrics [M]."""
     chosen = _only(agent.variables, names)
-    combiner, num_tasks = problem.network.method.combine, problem.suite.num_tasks
+    combiner, count = problem.network.method.combine, num_present(scalars, problem.suite.num_tasks)
 
     def mean(grads: Variables, *names: str) -> Variables:
         """Summed over tasks so far: what they share descends the mean."""
-        return grads | {name: jax.tree.map(lambda g: g / num_tasks, grads[name])
+        return grads | {name: jax.tree.map(lambda g: g / count, grads[name])
                         for name in names if name in grads}
 
     if combiner is None or "shared" not in chosen:
@@ -144,7 +159,7 @@ def cosines(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Arr
         return {}
     grads, _ = _apart(problem, agent, _only(agent.variables, ("shared",)), loss, batch, key,
                       scalars)
-    return mean_cosines(grads["shared"])
+    return mean_cosines(grads["shared"], num_present(scalars, network.num_tasks))
 
 
 def _apart(problem: Problem, agent: Agent, chosen: Variables, loss: Loss, batch: Any,
@@ -191,7 +206,10 @@ def _objective(loss: Loss, samples: int, network: MultiTaskNetwork, chosen: Vari
     penalty, _ = network.penalty(variables, memory, scalars, samples)
     total = losses + penalty
     metrics = metrics | {"loss": total, "penalty": penalty}
-    return network.method.weigh(total, scalars).sum(), metrics
+    weighed, learns = network.method.weigh(total, scalars), present(scalars, network.num_tasks)
+    if learns is not None:
+        weighed = jnp.where(learns, weighed, 0.0)
+    return weighed.sum(), metrics
 
 
 def _over_draws(problem: Problem, gradient: Callable) -> Callable:

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from varshare_jax.types import lead
+
 
 class RunningStats(struct.PyTreeNode):
     """Mean and variance [M, ...] of all samples so far, and their count [M]."""
@@ -37,6 +39,18 @@ def update_stats(stats: RunningStats, samples: jax.Array) -> RunningStats:
               + jnp.square(delta) * count * new_count / total) / total
     return RunningStats(stats.mean + delta * new_count / total, merged,
                         stats.count + new_count)
+
+
+def with_pooled(stats: RunningStats, learns: jax.Array, count: float) -> RunningStats:
+    """`stats` in which tasks that do not learn have those of all that do, taken together.
+
+    `learns` is [M]; each of these tasks counts as much as any other. `count` is that of the result.
+    """
+    mask = lead(learns, stats.mean)
+    mean = jnp.mean(stats.mean, 0, where=mask, keepdims=True)
+    square = jnp.mean(stats.var + jnp.square(stats.mean - mean), 0, where=mask, keepdims=True)
+    return RunningStats(jnp.where(mask, stats.mean, mean), jnp.where(mask, stats.var, square),
+                        jnp.where(learns, stats.count, count))
 
 
 def normalize(stats: RunningStats, x: jax.Array, clip: float = 10.0) -> jax.Array:

@@ -42,16 +42,16 @@ def init_moments(variables: Variables, curvature: Any = None) -> Moments:
                    {"task": curvature} if curvature else {})
 
 
-def precondition(problem: Problem, grads: Variables, moments: Moments,
-                 names: tuple[str, ...]) -> tuple[Variables, Moments]:
+def precondition(problem: Problem, grads: Variables, moments: Moments, names: tuple[str, ...],
+                 num_tasks: Any = None) -> tuple[Variables, Moments]:
     """Steps of the collections `names`, to be scaled by their learning rates, and the next moments.
 
     `grads` may hold more collections, where the second moment of those named depends on them. The
-    gradient of `shared` is a mean over tasks.
+    gradient of `shared` is a mean over `num_tasks` of them, all by default.
     """
     sizes = grads
     if problem.settings.preconditioner == "shared" and "task" in grads:
-        grads = _summed(grads, problem.suite.num_tasks)
+        grads = _summed(grads, problem.suite.num_tasks if num_tasks is None else num_tasks)
         sizes = _sizes(grads)
 
     def chosen(tree):
@@ -84,7 +84,7 @@ def check(problem: Problem) -> None:
             "own, or a method that has them (varshare, varshare_trust_region, l2_soft)")
 
 
-def _summed(grads: Variables, num_tasks: int) -> Variables:
+def _summed(grads: Variables, num_tasks: Any) -> Variables:
     """`grads` with the sum over tasks in the place of their mean: θ's is Σ_m g_m."""
     if "shared" not in grads:
         return grads

@@ -5,7 +5,7 @@ import functools
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -184,15 +184,15 @@ def define_leaf(leaf: Leaf) -> None:
         flags.DEFINE_string(leaf.name, leaf.value, text)
 
 
-def config_from_flags(resumed: Path | None = None) -> Config:
-    """The defaults, changed by the presets, changed by the flags given.
+def config_from_flags(resumed: Path | None = None, over: Mapping[str, Any] | None = None) -> Config:
+    """The defaults, changed by `over`, by the presets and by the flags given.
 
     Where a run is `resumed` and no setting is given that its training depends on, all of those are
     the ones that its folder holds.
     """
     given = {leaf.name: flags.FLAGS[leaf.name].value for leaf in leaves(Config())
              if flags.FLAGS[leaf.name].present}
-    base = with_presets(Config(), flags.FLAGS.preset)
+    base = with_presets(replace(Config(), over or {}), flags.FLAGS.preset)
     about_the_run = all(name == "run_dir" or name.startswith("run.") for name in given)
     if resumed and about_the_run and not flags.FLAGS.preset and (resumed / "config.json").exists():
         from varshare_jax.runs.folder import read_config  # imports JAX, which --help does without

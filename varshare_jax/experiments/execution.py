@@ -25,6 +25,7 @@ from varshare_jax.playing import engines
 from varshare_jax.report import write_report
 from varshare_jax.runs.folder import check_same, read_config
 from varshare_jax.runs.signals import STOPPED, Stopped
+from varshare_jax.settings import flag_value
 
 _LEFT = re.compile(r"(\d+):(\d\d) left\s*$")
 
@@ -122,12 +123,27 @@ def commands(plan: Plan, run: PlannedRun) -> list[Command]:
         flags = tuple(f"--{flag}={value}" for flag, value in settings.items())
         found.append(Command(f"{run.name}, evaluation {name}", "varshare_jax.cli.evaluate",
                              (f"--run={run.folder}", *flags, f"--out={result}"), result))
+    if plan.adaptation and _leaves_out(run):
+        flags = tuple(f"--{flag}={flag_value(value)}" for flag, value in plan.adaptation.items())
+        folder = _adapted(run)
+        found.append(Command(f"{run.name}, adaptation", "varshare_jax.cli.adapt",
+                             (f"--run={run.folder}", f"--run_dir={folder}", *flags, "--resume"),
+                             folder / "summary.json"))
     return found
 
 
 def argv(command: Command) -> tuple[str, ...]:
     """What starts the command with this Python."""
     return (sys.executable, "-u", "-m", command.module, *command.arguments)
+
+
+def _leaves_out(run: PlannedRun) -> bool:
+    return run.config.leave_out != "none"
+
+
+def _adapted(run: PlannedRun) -> Path:
+    """Where the adaptation of a run goes: beside it, as folders within a run are parts of it."""
+    return run.folder.with_name(f"{run.folder.name}_adapted")
 
 
 def run_process(command: Command, hear: Callable[[str], None]) -> int:
@@ -184,7 +200,9 @@ class _Teller:
 
 def conclude(plan: Plan, figure_png: Path | None) -> None:
     """The report of what has been evaluated, and what tuning chose."""
-    folders = [run.folder for run in plan.runs if run.finished]
+    made = [_adapted(run) if plan.adaptation and _leaves_out(run) else run.folder
+            for run in plan.runs]
+    folders = [folder for folder in made if (folder / "summary.json").exists()]
     if not folders:
         return
     report = write_report(folders, plan.out / "report.html", figure_png=figure_png)

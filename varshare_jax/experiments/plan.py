@@ -27,13 +27,16 @@ from varshare_jax.settings import Registry, flatten, leaves, replace
 PLANS = Path(__file__).parent / "plans"
 PLAN_KEYS: dict[str, type] = {
     "title": str, "methods": list, "variants": dict, "presets": list, "sweep": dict,
-    "tuned": str, "tuning": bool, "seeds_apart": bool, "evaluations": dict, "space": dict,
-    "search": dict, "launcher": dict}
+    "tuned": str, "tuning": bool, "seeds_apart": bool, "evaluations": dict, "adaptation": dict,
+    "space": dict, "search": dict, "launcher": dict}
 VARIANT_KEYS: dict[str, type] = {"presets": list, "sweep": dict, "space": dict}
 EVALUATION_KEYS: dict[str, type] = {
     "weights": str, "engine": str, "samples": int, "actions": str, "episodes": int,
     "eval_seed": int}
 """The flags of `varshare-evaluate` that a plan may set: none that names a file."""
+ADAPTATION_KEYS = "regime", "start"
+"""Flags of `varshare-adapt` that are no settings."""
+_NOT_ADAPTATIONS = {"suite", "method", "leave_out", "adapt.source", "adapt.regime", "adapt.start"}
 _NOT_A_PLANS = {"run_dir", "sweep", "run.compile_cache"}  # where things go, and what is executed
 _NAME = re.compile(r"\w[\w.,=+-]{0,99}")  # of a folder or file within the plan's own
 
@@ -66,9 +69,10 @@ class Plan:
     """The runs of an experiment in their order, and what follows them.
 
     `evaluations` holds the flags of `varshare-evaluate` by name, for each run once it is
-    finished. With `tuning` every run sweeps as many configurations, and the best is chosen. A
-    plan with a `search` has no runs to make: its runs' spaces are searched. `launcher` is read
-    where its jobs are a cluster's.
+    finished; `adaptation` those of `varshare-adapt`, for each that has left tasks out. With
+    `tuning` every run sweeps as many configurations, and the best is chosen. A plan with a
+    `search` has no runs to make: its runs' spaces are searched. `launcher` is read where its jobs
+    are a cluster's.
     """
 
     name: str
@@ -79,6 +83,7 @@ class Plan:
     evaluations: Mapping[str, Mapping[str, Any]]
     search: Search | None = None
     launcher: LauncherConfig = dataclasses.field(default_factory=LauncherConfig)
+    adaptation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def searched(self) -> Search:
@@ -152,11 +157,13 @@ def load(name: str, out: Path | None = None, *, only: Sequence[str] = (),
         _check_effort(path.name, runs)
     searched = _search(path.name, keys, runs, search or {})
     if keys.get("seeds_apart"):
-        if tuning or searched or any(run.config.sweep for run in runs):
-            raise UserError(f"{path.name}: seeds_apart=true: not for a plan with a sweep or search")
+        if tuning or searched or any(run.config.varies for run in runs):
+            raise UserError(f"{path.name}: seeds_apart=true: not for a plan with a sweep, folds or "
+                            "a search")
         runs = _seed_by_seed(runs)
     return Plan(path.stem, keys.get("title", ""), out, runs, tuning, keys.get("evaluations", {}),
-                searched, _launcher(path.name, keys, launcher or {}, searched))
+                searched, _launcher(path.name, keys, launcher or {}, searched),
+                _adaptation(path.name, keys.get("adaptation", {})))
 
 
 def _seed_by_seed(runs: Sequence[PlannedRun]) -> tuple[PlannedRun, ...]:
@@ -215,6 +222,16 @@ def _launcher(file: str, keys: Mapping[str, Any], changes: Mapping[str, Any],
     if found.workers > 1 and not searched:
         raise UserError(f"{file}: launcher.workers={found.workers}: is for a search; of other "
                         "plans every run is a job")
+    return found
+
+
+def _adaptation(file: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of `varshare-adapt`: settings, and which regimes from which start."""
+    allowed = {leaf.name for leaf in leaves(Config())} - _NOT_A_PLANS - _NOT_ADAPTATIONS
+    found = dict(flatten(tree))
+    for name in found:
+        if name not in (*ADAPTATION_KEYS, *allowed):
+            raise unknown(f"{file}: adaptation: key", name, [*ADAPTATION_KEYS, *allowed])
     return found
 
 

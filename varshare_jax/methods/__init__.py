@@ -50,6 +50,11 @@ def make(config: Any, num_tasks: int) -> Any:
     if config.method not in METHODS:
         raise unknown("--method", config.method, METHODS)
     entry = METHODS[config.method]
-    method = entry.method(config, num_tasks, config.method, entry.combiner)
+    if config.adapt.regime:
+        from varshare_jax.methods.adapting import Adapting
+
+        method = Adapting(config, num_tasks, config.method, kind=entry.method)
+    else:
+        method = entry.method(config, num_tasks, config.method, entry.combiner)
     method.validate()
     return method

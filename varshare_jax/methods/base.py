@@ -79,6 +79,8 @@ class Method:
     settings: ClassVar[tuple[type[Section], ...]] = ()
     shares: ClassVar[bool] = True
     """Whether the collection `shared` holds anything."""
+    offers: ClassVar[str] = ""
+    """What a task that comes later gets of its own, beside what is shared; "": nothing."""
     draws: ClassVar[Draws] = Draws()
 
     def split(self, params: Params, key: jax.Array) -> tuple[Params, Params]:

@@ -16,6 +16,7 @@ class Contextual(Method):
     """The network's input is [observation, z_m]; only z_m belongs to the task."""
 
     settings = (ContextualConfig,)
+    offers = "an embedding"
 
     @property
     def context_size(self):

@@ -13,10 +13,14 @@ import jax.numpy as jnp
 
 from varshare_jax.methods.settings import GradientsConfig
 from varshare_jax.networks.heads import LOG_STD
-from varshare_jax.types import SHARED, Variables, lead
+from varshare_jax.types import SHARED, Variables, lead, num_present, present
 
 Combiner = Callable[[jax.Array, jax.Array, dict[str, jax.Array]], jax.Array]
-"""(Gram matrix [M, M], key, scalars) -> coefficients [M]; the mean gradient is 1/M."""
+"""(Gram matrix [M, M], key, scalars) -> coefficients [M]; the mean gradient is 1/M.
+
+A task that is left out has zeros in its row and column, and takes no part: the coefficients of the
+others are those that they have without it.
+"""
 
 _EPSILON = 1e-12
 _SOLVER_STEPS = 40
@@ -42,7 +46,7 @@ def pcgrad(settings: GradientsConfig, gram: jax.Array, key: jax.Array,
         return replicated(coefficients.at[jnp.arange(tasks), others].add(-step)), None
 
     coefficients, _ = jax.lax.scan(project, jnp.eye(tasks), order.T)
-    return coefficients.mean(0)
+    return coefficients.sum(0) / num_present(scalars, tasks)
 
 
 def cagrad(settings: GradientsConfig, gram: jax.Array, key: jax.Array,
@@ -53,40 +57,48 @@ def cagrad(settings: GradientsConfig, gram: jax.Array, key: jax.Array,
     w the minimiser over the simplex of g_wᵀg₀ + c‖g₀‖‖g_w‖, the update is
     g₀ + (c‖g₀‖/‖g_w‖) g_w, over 1 + c² where `cagrad_rescale` is set.
     """
-    tasks = gram.shape[0]
+    learns, tasks = present(scalars, gram.shape[0]), num_present(scalars, gram.shape[0])
     c = scalars["gradients.cagrad_c"]
     gram = gram / (jnp.trace(gram) / tasks + _EPSILON)
-    mean = jnp.full(tasks, 1 / tasks)
+    mean = jnp.full(gram.shape[0], 1 / tasks)
     radius = c * _length(mean, gram)
-    w = worst_case_weights(gram, radius)
+    w = worst_case_weights(gram, radius, learns)
     coefficients = mean + radius / _length(w, gram) * w
     return coefficients / (1 + c**2) if settings.cagrad_rescale else coefficients
 
 
-def worst_case_weights(gram: jax.Array, radius: jax.Array) -> jax.Array:
+def worst_case_weights(gram: jax.Array, radius: jax.Array,
+                       learns: jax.Array | None = None) -> jax.Array:
     """argmin over the simplex of wᵀK1/M + radius √(wᵀKw), [M].
+
+    With `learns` [M] the simplex is that of the tasks that do, and M their number.
 
     Projected gradients with momentum, restarted where it points uphill, after scaling every
     task's gradient to norm 1: their norms differ by orders of magnitude, and unscaled the problem
     is too ill-conditioned for a fixed number of steps.
     """
+    tasks = gram.shape[0] if learns is None else learns.sum()
     norms = replicated(jnp.sqrt(jnp.diag(gram) + _EPSILON))
     cosines = replicated(gram / norms[:, None] / norms)
-    slope = replicated(gram.mean(1) / norms)
+    slope = replicated(gram.sum(1) / tasks / norms)
     bound = jnp.maximum(jnp.abs(cosines).sum(1).max(), 1.0)
+
+    def among(x, other):
+        """`x` [M] for those that learn; −∞ is never part of a projection."""
+        return x if learns is None else jnp.where(learns, x, other)
 
     def step(carry, _):
         u, ahead, momentum = carry
         length = _length(ahead, cosines)
         rate = length / (radius * bound)
         gradient = slope + radius / length * (cosines @ ahead)
-        new = replicated(_project(ahead - rate * gradient, 1 / norms))
+        new = replicated(_project(among(ahead - rate * gradient, -jnp.inf), 1 / norms))
         uphill = jnp.vdot(ahead - new, new - u) > 0
         next_momentum = jnp.where(uphill, 1.0, (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2)
         speed = jnp.where(uphill, 0.0, (momentum - 1) / next_momentum)
         return (new, replicated(new + speed * (new - u)), next_momentum), None
 
-    start = replicated(norms / gram.shape[0])
+    start = replicated(among(norms / tasks, 0.0))
     (u, _, _), _ = jax.lax.scan(step, (start, start, jnp.ones(())), None, length=_SOLVER_STEPS)
     return u / norms
 
@@ -119,6 +131,9 @@ def combine(combiner: Combiner, grads: dict[str, Any], key: jax.Array,
     sides = sides_of(grads) if separately else {"all": grads}
     grams = replicated(jnp.stack([gram_matrix(branches) for branches in sides.values()]))
     sound = jnp.isfinite(jnp.diagonal(grams, axis1=1, axis2=2)).all(0)
+    learns = present(scalars, grams.shape[1])
+    if learns is not None:
+        sound &= learns
     grams = jnp.where(sound & sound[:, None], grams, 0.0)
     keys = jax.random.split(key, len(sides))
     coefficients = replicated(jax.vmap(combiner, (0, 0, None))(grams, keys, scalars))
@@ -129,7 +144,9 @@ def combine(combiner: Combiner, grads: dict[str, Any], key: jax.Array,
 
     for branches, c in zip(sides.values(), coefficients, strict=True):
         combined |= jax.tree.map(lambda g, c=c: jnp.tensordot(c, kept(g), 1), branches)
-    conflicts = (grams < 0).sum(2) / max(1, grams.shape[1] - 1)
+    others = num_present(scalars, grams.shape[1]) - 1
+    at_least = max if learns is None else jnp.maximum
+    conflicts = (grams < 0).sum(2) / at_least(1, others)
     return combined, {"conflict": conflicts.mean(0)}
 
 
@@ -142,16 +159,18 @@ def sides_of(grads: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return sides
 
 
-def mean_cosines(grads: dict[str, Any]) -> dict[str, jax.Array]:
+def mean_cosines(grads: dict[str, Any], num_tasks: Any = None) -> dict[str, jax.Array]:
     """Mean cosine of each task's gradient with the others', of each side; leaves [M, ...].
 
-    `cosine/<side>`, [M]: 1 where all agree, −1 / (M − 1) on average where they cancel.
+    `cosine/<side>`, [M]: 1 where all agree, −1 / (M − 1) on average where they cancel. `num_tasks`
+    of the M have a gradient, all by default.
     """
     def mean(branches):
+        tasks = len(jax.tree.leaves(branches)[0]) if num_tasks is None else num_tasks
         gram = gram_matrix(branches)
         norms = jnp.sqrt(jnp.diag(gram)) + _EPSILON
         cosines = gram / norms[:, None] / norms
-        return (cosines.sum(1) - jnp.diag(cosines)) / (len(norms) - 1)
+        return (cosines.sum(1) - jnp.diag(cosines)) / (tasks - 1)
 
     return {f"cosine/{side}": mean(branches) for side, branches in sides_of(grads).items()}
 
@@ -174,13 +193,15 @@ def gram_matrix(grads: Any) -> jax.Array:
 
 
 def clip_by_task_norm(grads: Variables, max_norm: jax.Array, num_tasks: int, *,
-                      tied: bool = False) -> tuple[Variables, dict]:
+                      tied: bool = False,
+                      learns: jax.Array | None = None) -> tuple[Variables, dict]:
     """Scales the shared gradient, and each task's own, to a norm of at most `max_norm`.
 
     One norm over everything would let one task's gradient shrink another's, and M independent
     networks would no longer train as M single-task agents. What is learned of the prior is a few
     numbers and stays as it is. `tied`: the shared gradient is scaled as tasks' own are, by the mean
-    of their factors, so that clipping does not change how a step is split between the two.
+    of their factors (of those that `learns` [M] names, if given), so that clipping does not change
+    how a step is split between the two.
     A gradient whose norm is not finite becomes zero: a task's own, and the shared one, which a
     single task's NaN would enter. `skipped` is 1 for whom a gradient was lost so.
     Metrics: norms before, [M].
@@ -195,7 +216,8 @@ def clip_by_task_norm(grads: Variables, max_norm: jax.Array, num_tasks: int, *,
     task_scale = jnp.minimum(1.0, max_norm / (task_norm + 1e-6))
     task_sound, shared_sound = jnp.isfinite(task_norm), jnp.isfinite(shared_norm)
     if tied:
-        shared_scale = task_scale.mean(where=task_sound)
+        shared_scale = task_scale.mean(
+            where=task_sound if learns is None else task_sound & learns)
 
     def scale_task(g):
         return jnp.where(lead(task_sound, g), g * lead(task_scale, g), 0.0)

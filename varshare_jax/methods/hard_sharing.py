@@ -7,6 +7,8 @@ from varshare_jax.networks.heads import is_head
 class HardSharing(Method):
     """Multi-head network: fewest parameters, fully exposed to conflicting gradients."""
 
+    offers = "output heads"
+
     def split(self, params, key):
         heads = {name: branch for name, branch in params.items() if is_head(name)}
         return {name: params[name] for name in params if name not in heads}, heads

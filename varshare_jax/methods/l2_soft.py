@@ -12,6 +12,7 @@ class L2Soft(Method):
     """Deterministic residuals, zero at the start, tied to zero by a fixed spring."""
 
     settings = (L2SoftConfig,)
+    offers = "a residual"
 
     def split(self, params, key):
         return params, jax.tree.map(jnp.zeros_like, params)

@@ -11,6 +11,8 @@ from varshare_jax.methods.contextual import Contextual
 class OneHot(Contextual):
     """The network's input is [observation, one-hot of m]; no parameter belongs to a task."""
 
+    offers = ""
+
     @property
     def context_size(self):
         return self.num_tasks

@@ -16,6 +16,7 @@ class PaCo(Method):
     """K bases of every parameter are shared; a task owns its K coefficients w_m."""
 
     settings = (PaCoConfig,)
+    offers = "coefficients of the bases"
 
     def split(self, params, key):
         bases = self.config.paco.bases
@@ -35,7 +36,8 @@ class PaCo(Method):
     def after_update(self, variables, losses, scalars, key):
         """Extreme tasks start again from a random convex combination of the others' w.
 
-        Where every task is extreme there are no others, and all keep their own.
+        Where every task is extreme there are no others, and all keep their own. The loss of a task
+        that is left out is not a number, which keeps its w out of every combination.
         """
         mask, old = extreme(losses, scalars), variables["task"]["coefficients"]
         mixture = jax.random.exponential(key, (mask.size, mask.size)) * ~mask

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from varshare_jax.errors import UserError, unknown
 from varshare_jax.settings import Section, field
 from varshare_jax.variational.settings import CONTROLLERS, ControllerConfig
 
@@ -115,6 +116,38 @@ class TrustRegionConfig(Section):
 
 
 @dataclasses.dataclass(frozen=True)
+class AdaptConfig(Section):
+    """Learning tasks that a run has left out."""
+
+    section = "adapt"
+
+    regime: str = field("", "how a task that source has left out is learned, alone: scratch; full, "
+                            "from what the others share; residual, from that and without "
+                            "changing it; several, separated by commas, in one compiled program; "
+                            "'': no adaptation")
+    source: str = field("", "folder of the run that has left each of the tasks out")
+    start: str = field("fresh", "what a method offers a new task starts as it does for any, or as "
+                                "the mean of the others'", choices=("fresh", "mean"))
+
+    @property
+    def regimes(self) -> tuple[str, ...]:
+        return tuple(self.regime.split(",")) if self.regime else ()
+
+    def check(self) -> None:
+        for each in self.regimes:
+            if each not in REGIMES:
+                raise unknown("--adapt.regime", each, REGIMES)
+        if len(set(self.regimes)) < len(self.regimes):
+            raise UserError(f"--adapt.regime={self.regime}: names a regime twice")
+        if self.regimes not in ((), ("scratch",)) and not self.source:
+            raise UserError(f"--adapt.regime={self.regime}: needs --adapt.source, the folder of a "
+                            "run trained with --leave_out=all")
+
+
+REGIMES = "scratch", "full", "residual"
+
+
+@dataclasses.dataclass(frozen=True)
 class GradientsConfig(Section):
     """How tasks' gradients of the shared parameters become one."""
 
@@ -131,5 +164,5 @@ class GradientsConfig(Section):
 
 SECTIONS: tuple[type[Section], ...] = (
     VarShareConfig, ControllerConfig, ContextualConfig, L2SoftConfig, PaCoConfig,
-    SoftModularizationConfig, LoRAConfig, HorseshoeConfig, TrustRegionConfig)
+    SoftModularizationConfig, LoRAConfig, HorseshoeConfig, TrustRegionConfig, AdaptConfig)
 """Those of single methods, in the order of their flags."""

@@ -15,6 +15,7 @@ class SoftModularization(Method):
     """Everything is shared; a task owns the row of the embedding that its router reads."""
 
     settings = (SoftModularizationConfig,)
+    offers = "an embedding that routes"
 
     def torso(self):
         settings = self.config.soft_modularization

@@ -15,6 +15,7 @@ from varshare_jax.errors import UserError
 from varshare_jax.methods.base import Draws, Method, Rates
 from varshare_jax.methods.settings import ControllerConfig, VarShareConfig
 from varshare_jax.settings import Section
+from varshare_jax.types import present
 from varshare_jax.variational import natural
 from varshare_jax.variational.controllers import CONTROLLERS, Fixed
 from varshare_jax.variational.diagnostics import diagnose
@@ -34,6 +35,7 @@ class VarShare(Method):
     """Variational weight-space residuals under a zero-centred prior."""
 
     settings: ClassVar[tuple[type[Section], ...]] = (VarShareConfig, ControllerConfig)
+    offers = "a residual, mean and deviation"
     one_gaussian_each: ClassVar[bool] = True
     """Whether each weight's residual is one Gaussian, as per-example estimators and recentring
     need it."""
@@ -126,11 +128,13 @@ class VarShare(Method):
         how = self.config.varshare.recenter
         if how == "none":
             return variables
-        return recenter(variables, scalars["varshare.recenter_rate"], how)
+        return recenter(variables, scalars["varshare.recenter_rate"], how,
+                        present(scalars, self.num_tasks))
 
     def steer(self, memory, variables, measured, scalars):
         """The controller's next state; metrics: its variables, and how the posteriors look."""
-        diagnosis = diagnose(jax.vmap(self.residual)(variables["task"]), variables["shared"])
+        diagnosis = diagnose(jax.vmap(self.residual)(variables["task"]), variables["shared"],
+                             present(scalars, self.num_tasks))
         measured = measured._replace(metrics=measured.metrics | diagnosis)
         state = self.controller.update(memory["controller"], measured, scalars)
         own = jax.tree.map(self.controller.per_task, self.controller.state_metrics(state))

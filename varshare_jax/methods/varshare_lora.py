@@ -35,6 +35,7 @@ class VarShareLoRA(VarShare):
     for each entry."""
 
     settings = (*VarShare.settings, LoRAConfig)
+    offers = "a residual of low rank"
     one_gaussian_each = False
 
     def split(self, params, key):

@@ -45,7 +45,7 @@ def evaluate_run(path: Path | str, *, episodes: int = 50, weights: str = "mean",
     scores = {"run": str(path), "update": policy.update, "weights": weights,
               "samples": samples, "actions": actions, "episodes": episodes,
               "task_names": suite.task_names, "return": played.total.mean(-1)}
-    if policy.problem.config.sweep:
+    if policy.problem.config.varies:
         scores["configurations"] = policy.problem.config.labels()
     if suite.has_success:
         scores["success"] = played.success.mean(-1)

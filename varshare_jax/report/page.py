@@ -9,6 +9,7 @@ from varshare_jax.report import (
     figures,
     specialization,
     tables,
+    transfer,
 )
 from varshare_jax.report.drawing import to_svg
 from varshare_jax.report.estimates import comparisons, oracle_scale, scale_of
@@ -48,6 +49,7 @@ def _section(section: Section) -> Iterator[str | Heading]:
     yield banner(caveats.caveats(section))
     yield from _results(section)
     yield from _learning_curves(section)
+    yield from transfer.content(section)
     yield from _comparisons(section)
     yield from _profiles(section)
     yield from _tasks(section)

@@ -16,13 +16,15 @@ from varshare_jax.runs.files import Optional, parse_json, read_json, read_rows
 _MOMENTS = 5  # pictures of a series
 _MOST_SEEDS = 100_000
 _CONFIG = {"suite": str, "method": str, "num_seeds": int, "seed": Optional(int),
-           "sweep": Optional(str), "total_steps": Optional(float), "varshare": Optional(dict)}
+           "sweep": Optional(str), "leave_out": Optional(str), "total_steps": Optional(float),
+           "adapt": Optional({"regime": Optional(str)}), "varshare": Optional(dict)}
 _SUMMARY = {
     "env_steps": Optional(float), "wall_seconds": Optional(float), "eval": Optional({str: list}),
     "task_names": Optional([str]), "hidden": Optional([int]), "diverged": Optional([dict]),
     "score_range": Optional({"random": [float], "target": [float]}),
     "task_parameters": Optional({str: [float]}), "parameters": Optional({str: float}),
     "device": Optional(dict), "versions": Optional({str: str}), "num_seeds": Optional(int)}
+_CUTS = {"tasks": "", "without": "", "leave_out": "none"}  # what cuts a suite, and by nothing
 _EVALUATION = {"env_steps": int, "wall_seconds": float, "return": list}
 _MOMENT = {"env_steps": int, "metrics": {str: list}}
 _POSTERIOR = {"gram": list, "residual": bool, "sigma": {str: {"edges": [float],
@@ -89,7 +91,10 @@ class Run:
 
     @property
     def suite(self) -> str:
-        return str(self.config["suite"])
+        """Which tasks it learned: runs of one suite are compared."""
+        of = [f"{flag} {self.config[flag]}" for flag, none in _CUTS.items()
+              if self.config.get(flag, none) != none]
+        return " ".join([str(self.config["suite"]), *of]).replace("leave_out", "without")
 
     @property
     def method(self) -> str:
@@ -180,7 +185,9 @@ def _runs_in(folder: Path) -> list[Path]:
 
 def _configurations(path: Path) -> list[Path]:
     """The folders of a sweep's configurations, there once it is finished; else the run itself."""
-    if not read_json(path / "config.json", _CONFIG).get("sweep"):
+    config = read_json(path / "config.json", _CONFIG)
+    lists = config.get("leave_out", ""), (config.get("adapt") or {}).get("regime", "")
+    if not config.get("sweep") and not any("," in str(text) for text in lists):
         return [path]
     found = sorted(config.parent for config in path.glob("*/config.json"))
     if not (path / "summary.json").is_file():
@@ -205,9 +212,43 @@ def load_run(path: Path) -> Run:
     final = _final(path / "summary.json", summary, seeds)
     final = final or (evaluations[-1] if evaluations else None)
     first = int(config.get("seed") or 0)
-    return Run(path, config, summary, tuple(range(first, first + seeds)), evaluations, final,
-               _moments(path / "train.jsonl"), _similarity(path / "similarity.json", seeds),
-               _posterior(path / "posterior.json"), _others(path, seeds))
+    run = Run(path, config, summary, tuple(range(first, first + seeds)), evaluations, final,
+              _moments(path / "train.jsonl"), _similarity(path / "similarity.json", seeds),
+              _posterior(path / "posterior.json"), _others(path, seeds))
+    left_out = config.get("leave_out")
+    return _cut(run, summary, left_out) if summary and left_out in (run.task_names or ()) else run
+
+
+def _cut(run: Run, summary: Mapping[str, Any], left_out: str) -> Run:
+    """A run as if its suite did not have a task: one that it has left out, and not learned."""
+    task = summary["task_names"].index(left_out)
+
+    def columns(scores: np.ndarray) -> np.ndarray:
+        return np.delete(scores, task, axis=1)
+
+    def evaluation(each: Evaluation) -> Evaluation:
+        success = None if each.success is None else columns(each.success)
+        return dataclasses.replace(each, returns=columns(each.returns), success=success)
+
+    def entries(tree: Any) -> dict[str, Any]:
+        return {name: [x for m, x in enumerate(values) if m != task]
+                for name, values in tree.items()}
+
+    def square(products: np.ndarray | None) -> np.ndarray | None:
+        return None if products is None else np.delete(np.delete(products, task, 1), task, 2)
+
+    known = {name: entries(summary[name]) for name in ("score_range", "task_parameters")
+             if summary.get(name)}
+    names = [name for name in summary["task_names"] if name != left_out]
+    moments = tuple(Moment(moment.env_steps, {name: columns(x) for name, x in
+                                              moment.metrics.items()}) for moment in run.moments)
+    posterior = run.posterior and run.posterior._replace(gram=square(run.posterior.gram))
+    return dataclasses.replace(
+        run, summary=dict(summary) | known | {"task_names": names},
+        final=run.final and evaluation(run.final),
+        evaluations=tuple(map(evaluation, run.evaluations)), moments=moments, posterior=posterior,
+        similarity=square(run.similarity),
+        others={key: columns(scores) for key, scores in run.others.items()})
 
 
 def _check_range(file: Path, summary: Mapping[str, Any] | None) -> None:

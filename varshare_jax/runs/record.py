@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from varshare_jax.algorithms.base import Problem
+from varshare_jax.config import Config
 from varshare_jax.runs import provenance
 from varshare_jax.runs.files import Optional, check, plain
 from varshare_jax.runs.folder import learned
@@ -31,6 +32,7 @@ class Record:
         self.steps_per_update = self.suite.num_tasks * config.steps_per_task
         self.progress = Progress(f"{config.suite}/{config.method}", problem.num_updates,
                                  self.steps_per_update, len(self.seeds), quiet)
+        self._left_out = _left_out_mask(config, self.suite.task_names)
         self.update = 0
         self.metrics: dict[str, np.ndarray] = {}
         self.diverged: dict[int, dict[str, Any]] = {}
@@ -75,12 +77,11 @@ class Record:
 
         β, which may jump between two of them, is there update by update as well, [S, count].
         """
-        loss, left_out = metrics["loss"][:, :count], _left_out(metrics, count)
-        # A loss that is not finite in some of an update's steps alone has done no harm.
-        self._note_divergence(np.where((left_out > 0) & (left_out < 1), 0.0, loss))
-        self._note_skipped(left_out * metrics.get("gradient_steps", np.ones_like(loss))[:, :count])
+        self._note_divergence(_harmful(metrics, count, self._left_out))
+        self._note_skipped(_skipped(metrics, count))
         rows = {name: _mean_over_updates(values[:, :count]) for name, values in metrics.items()}
-        every = {name: metrics[name][:, :count].mean(-1) for name in ("beta",) if name in metrics}
+        every = {name: _over_tasks(metrics[name][:, :count], self._left_out)
+                 for name in ("beta",) if name in metrics}
         if not self.suite.has_success:
             del rows["success"]
         self.update += count
@@ -129,11 +130,15 @@ class Record:
                 entry["steps"] += round(float(steps[member, :, m].sum()))
 
     def evaluation(self, scores: dict[str, np.ndarray]) -> None:
-        """One row per evaluation: scores [S, M]; those of diverged seeds become NaN in place."""
+        """One row per evaluation: scores [S, M]; those of diverged seeds become NaN in place.
+
+        So do those of a task that is left out, which stand apart: `left_out`, [S] each.
+        """
         for values in scores.values():
             values[list(self.diverged)] = np.nan
+        apart = _set_apart(scores, self._left_out)
         row = {"update": self.update, "wall_seconds": self.wall_seconds,
-               "env_steps": self.env_steps, **scores}
+               "env_steps": self.env_steps, **scores, **apart}
         self.writer.evaluation(row)
         self._on_row("eval", row)
         if np.isfinite(scores["return"]).any():
@@ -157,7 +162,7 @@ class Record:
             "env_steps": self.env_steps, "updates": self.update,
             "wall_seconds": seconds, "compile_seconds": compile_seconds,
             "steps_per_second": self.env_steps * len(self.seeds) / seconds,
-            "parameters": network.num_parameters(one_seed),
+            "parameters": network.num_parameters(one_seed) | _offered(config, one_seed),
             "hidden": network.method.config.network.hidden,
             "eval": scores, "task_names": suite.task_names, "suite_version": suite.version,
             "diverged": list(self.diverged.values()), "skipped": list(self.skipped.values()),
@@ -169,7 +174,7 @@ class Record:
 
 def _configuration(config: Any, member: int) -> str:
     """Which configuration of a sweep a member belongs to, for messages."""
-    return f" of {config.labels()[member // config.num_seeds]}" if config.sweep else ""
+    return f" of {config.labels()[member // config.num_seeds]}" if config.varies else ""
 
 
 def _last_line(summary: dict[str, Any], run_dir: str) -> str:
@@ -185,10 +190,52 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def _left_out(metrics: dict[str, np.ndarray], count: int) -> np.ndarray:
+def _set_apart(scores: dict[str, np.ndarray], left_out: np.ndarray) -> dict[str, Any]:
+    """Takes the scores of tasks `left_out` [S, M] out of `scores` [S, M], in their place NaN."""
+    apart = {name: values[left_out] for name, values in scores.items()}
+    for values in scores.values():
+        values[left_out] = np.nan
+    return {"left_out": apart} if left_out.any() else {}
+
+
+def _over_tasks(values: np.ndarray, left_out: np.ndarray) -> np.ndarray:
+    """Means over the tasks that are not `left_out` [S, M]: [S, count, M] -> [S, count]."""
+    return values.mean(-1, where=~left_out[:, None]) if left_out.any() else values.mean(-1)
+
+
+def _offered(config: Config, variables: Variables) -> dict[str, int]:
+    """In adaptation: how many of a task's parameters are what its method offers a new one."""
+    if not config.adapt.regime:
+        return {}
+    return {"offered": sum(x[0].size for x in jax.tree.leaves(variables["task"]["own"]))}
+
+
+def _left_out_mask(config: Config, task_names: tuple[str, ...]) -> np.ndarray:
+    """Which tasks the members leave out, [S, M]: one each, or none at all."""
+    return np.array([[name == member.leave_out for name in task_names]
+                     for member in config.members()])
+
+
+def _share_skipped(metrics: dict[str, np.ndarray], count: int) -> np.ndarray:
     """The share of gradient steps that tasks sat out, [S, count, M]; 0 where none is measured."""
     loss = metrics["loss"][:, :count]
     return np.nan_to_num(metrics.get("skipped", np.zeros_like(loss))[:, :count])
+
+
+def _skipped(metrics: dict[str, np.ndarray], count: int) -> np.ndarray:
+    """How many these are."""
+    steps = metrics.get("gradient_steps", np.ones_like(metrics["loss"]))[:, :count]
+    return _share_skipped(metrics, count) * np.nan_to_num(steps)
+
+
+def _harmful(metrics: dict[str, np.ndarray], count: int, left_out: np.ndarray) -> np.ndarray:
+    """Losses [S, count, M], 0 where one that is not finite has done no harm.
+
+    It has not in some of an update's steps alone, nor of a task that is `left_out` [S, M].
+    """
+    share = _share_skipped(metrics, count)
+    harmless = (share > 0) & (share < 1) | left_out[:, None]
+    return np.where(harmless, 0.0, metrics["loss"][:, :count])
 
 
 def _mean_over_updates(values: np.ndarray) -> np.ndarray:

@@ -48,7 +48,8 @@ def split(problem: Problem, state: TrainState, update: int, summary: dict[str, A
 def _cut(row: dict[str, Any], members: slice) -> dict[str, Any]:
     """A logged row with the members [S][M] of every score and metric cut out."""
     cut = {name: value[members] for name, value in row.items() if isinstance(value, list)}
-    inner = {name: _cut(row[name], members) for name in ("metrics", "every_update") if name in row}
+    inner = {name: _cut(row[name], members)
+             for name in ("metrics", "every_update", "left_out") if name in row}
     return row | cut | inner
 
 

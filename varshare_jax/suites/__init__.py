@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from varshare_jax.errors import unknown
+from varshare_jax.errors import UserError, unknown
 from varshare_jax.settings import Registry, Section, replace
 from varshare_jax.suites.settings import MetaWorldConfig
 
@@ -79,12 +79,14 @@ FAMILIES: Mapping[str, tuple[str, Callable[[str, Any], "Suite"]]] = {
 
 
 def settle(config: Any, required: bool = True) -> Any:
-    """`config` with what depends on the machine made explicit: the engine of Meta-World's scenes.
+    """`config` with what depends on the machine or the suite made explicit: the engine of
+    Meta-World's scenes, the tasks of all folds.
 
     Raises UserError for one that JAX's device cannot run; if not `required` it takes another.
     """
     from varshare_jax.suites import metaworld
 
+    config = name_folds(config)
     if not metaworld.owns(config.suite):
         return config
     physics = metaworld.physics_here(config.metaworld, required)
@@ -100,8 +102,44 @@ def settle_as(config: Any, made: Any) -> Any:
     return replace(config, {"metaworld.physics": made.metaworld.physics})
 
 
+def name_folds(config: Any) -> Any:
+    """`config` with the tasks that it leaves out by name; raises UserError where it has none such.
+    """
+    if config.leave_out == "none":
+        return config
+    tasks = make(config.suite, config).task_names
+    named = tasks if config.leave_out == "all" else tuple(config.leave_out.split(","))
+    for each in named:
+        if each not in tasks:
+            raise unknown("--leave_out", each, ("none", "all", *tasks))
+    if len(set(named)) < len(named):
+        raise UserError(f"--leave_out={config.leave_out}: names a task twice")
+    if len(tasks) < 2:
+        raise UserError(f"--leave_out={config.leave_out}: {config.suite} has no other task to "
+                        "learn")
+    return replace(config, {"leave_out": ",".join(named)})
+
+
 def make(name: str, config: Any = None) -> "Suite":
-    """The suite of that name; raises UserError for an unknown one."""
+    """The suite of that name with the tasks that `config` asks for; raises UserError for an
+    unknown suite or task."""
+    suite = _whole(name, config)
+    if not config or not (config.tasks or config.without):
+        return suite
+    named = {flag: getattr(config, flag) for flag in ("tasks", "without")}
+    chosen = {flag: text.split(",") if text else [] for flag, text in named.items()}
+    for flag, tasks in chosen.items():
+        for each in tasks:
+            if each not in suite.task_names:
+                raise unknown(f"--{flag}", each, suite.task_names)
+    kept = [m for m, task in enumerate(suite.task_names) if task not in chosen["without"]
+            and task in (chosen["tasks"] or suite.task_names)]
+    if not kept:
+        raise UserError(f"--without={config.without}: leaves no task of {name}")
+    return suite.choose(kept)
+
+
+def _whole(name: str, config: Any) -> "Suite":
     family, _, member = name.partition(":")
     if member and family in FAMILIES:
         return FAMILIES[family][1](name, config)

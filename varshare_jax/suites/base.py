@@ -1,9 +1,10 @@
 """A suite: M tasks of one observation and one action space, stepped in parallel."""
 
 import abc
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import numpy as np
@@ -61,6 +62,19 @@ class Suite(abc.ABC):
             self.score_range = ScoreRange(random, (target,) * len(tasks))
         self.task_parameters = {label: tuple(getattr(task, field) for task in tasks)
                                 for field, label in quantities.items()}
+
+    def choose(self, tasks: Sequence[int]) -> Self:
+        """The suite of these of its tasks alone, in the order given.
+
+        Whoever keeps more of its tasks than stands here cuts that as well.
+        """
+        chosen = copy.copy(self)
+        chosen.task_names = tuple(self.task_names[m] for m in tasks)
+        if known := vars(self).get("score_range"):
+            chosen.score_range = ScoreRange(*(tuple(x[m] for m in tasks) for x in known))
+        chosen.task_parameters = {name: tuple(x[m] for m in tasks)
+                                  for name, x in self.task_parameters.items()}
+        return chosen
 
     def bytes_per_env(self) -> float:
         """Memory that one env takes, the mean over tasks, for estimates before compiling."""

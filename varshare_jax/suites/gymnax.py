@@ -34,6 +34,11 @@ class GymnaxSuite(Suite):
         self.observation_size = max(1, obs.size)
         self.horizon = int(jnp.max(params.max_steps_in_episode))
 
+    def choose(self, tasks):
+        chosen = super().choose(tasks)
+        chosen._params = jax.tree.map(lambda x: x[jnp.array(tasks)], self._params)
+        return chosen
+
     def reset(self, keys):
         obs, state = jax.vmap(jax.vmap(self._env.reset_env, (0, None)))(keys, self._params)
         return state, jax.vmap(jax.vmap(_flat))(obs)

@@ -12,12 +12,13 @@ from varshare_jax.variational.tree import layers
 _EPSILON = 1e-8
 
 
-def diagnose(residuals: Any, shared: Any) -> dict[str, jax.Array]:
+def diagnose(residuals: Any, shared: Any,
+             learns: jax.Array | None = None) -> dict[str, jax.Array]:
     """Statistics of residuals (Gaussians [M, ...]) beside the weights they add to; each [M].
 
     `sigma_median`, `abs_mu_median` and `log_sigma` (a mean) are a task's own; with `/<layer>`
     they are medians over all tasks, as is the noise-to-weight ratio
-    `ratio` = median σ / (median |θ| + ε).
+    `ratio` = median σ / (median |θ| + ε). With `learns` [M] all tasks are those that do.
     """
     posteriors, weights = layers(residuals, is_gaussian), layers(shared)
     tasks = jax.tree.leaves(residuals)[0].shape[0]
@@ -30,7 +31,7 @@ def diagnose(residuals: Any, shared: Any) -> dict[str, jax.Array]:
     every = jnp.concatenate(by_layer, -1)
     sizes = [x.shape[-1] for x in by_layer]
     # Layer by layer, then all of them once more as one.
-    pooled = medians(jnp.concatenate([every, every], -1), (*sizes, sum(sizes)))
+    pooled = medians(jnp.concatenate([every, every], -1), (*sizes, sum(sizes)), learns)
     sigma, size = medians(every[:2, :, None])[..., 0]
     metrics = {"sigma_median": sigma, "abs_mu_median": size,
                "log_sigma": jnp.log(every[0]).mean(1)}

@@ -8,10 +8,12 @@ _LARGEST = 2**17  # entries; medians of more come from a subset, so that wide ne
 _BITS = range(30, 12, -1)  # of a float's 31: exponent and ten of the mantissa
 
 
-def medians(x: jax.Array, sizes: tuple[int, ...] | None = None) -> jax.Array:
+def medians(x: jax.Array, sizes: tuple[int, ...] | None = None,
+            rows: jax.Array | None = None) -> jax.Array:
     """Medians of sections of the last axis, pooled over the one before: [..., R, P] -> [..., L].
 
-    `sizes` are those of the L sections, side by side; without it all of P is one. Entries must not
+    `sizes` are those of the L sections, side by side; without it all of P is one. `rows` [R] are
+    those to pool, all by default. Entries must not
     be negative: such floats are ordered as their bits read as integers are, so the median is found
     from its highest bit down, by counting what lies below. It is the lower of two middle entries,
     to 0.1 %.
@@ -19,7 +21,10 @@ def medians(x: jax.Array, sizes: tuple[int, ...] | None = None) -> jax.Array:
     sizes = sizes or (x.shape[-1],)
     section = jnp.sum(jnp.arange(x.shape[-1])[:, None] >= np.cumsum(sizes), -1)
     member = (section[:, None] == np.arange(len(sizes))).astype(jnp.float32)
-    below_middle = (x.shape[-2] * np.asarray(sizes) - 1) // 2
+    count: int | jax.Array = x.shape[-2]
+    if rows is not None:
+        count, x = rows.sum(), jnp.where(rows[:, None], x, jnp.inf)  # above whatever is counted
+    below_middle = (count * np.asarray(sizes) - 1) // 2
     bits = jax.lax.bitcast_convert_type(x, jnp.int32)
 
     def settle(step, found):

@@ -28,9 +28,14 @@ _NARROWEST = 1e-3  # of σ_prior: a β of 0 asks for σ = 0, at which no curvatu
 
 
 def estimates(posteriors: Any, slopes: Any) -> Any:
-    """h of each entry, from the loss's gradients `slopes` (Gaussians) by the posteriors' ρ."""
-    return jax.tree.map(lambda q, g: g.rho / (jax.nn.sigmoid(q.rho) * q.std), posteriors, slopes,
-                        is_leaf=is_gaussian)
+    """h of each entry, from the loss's gradients `slopes` (Gaussians) by the posteriors' ρ.
+
+    None in the place of what is not drawn.
+    """
+    def of(q: Any, g: Any) -> jax.Array | None:
+        return g.rho / (jax.nn.sigmoid(q.rho) * q.std) if is_gaussian(q) else None
+
+    return jax.tree.map(of, posteriors, slopes, is_leaf=is_gaussian)
 
 
 def implied(q: Gaussian, prior_std: jax.Array, weight: jax.Array) -> jax.Array:

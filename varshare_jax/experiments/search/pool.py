@@ -12,6 +12,7 @@ import numpy as np
 from varshare_jax import suites
 from varshare_jax.algorithms.base import Problem
 from varshare_jax.config import Config
+from varshare_jax.errors import UserError
 from varshare_jax.learner import Learner
 from varshare_jax.playing import evaluation
 from varshare_jax.runs.devices import Layout
@@ -50,6 +51,10 @@ class Pool:
     def __init__(self, config: Config, places: int, evaluations: int, progress: Progress):
         self.places, self.seeds = places, config.num_seeds
         # Whether they fit the memory depends on how many there are.
+        for flag, value, none in (("leave_out", config.leave_out, "none"),
+                                  ("adapt.regime", config.adapt.regime, "")):
+            if value != none:
+                raise UserError(f"--{flag}={value}: a search trains all tasks, from the beginning")
         config = replace(suites.settle(config), {"num_seeds": places * self.seeds})
         updates = Learner.make(config).problem.num_updates
         evaluations = min(evaluations, updates)

@@ -169,7 +169,7 @@ class MetaWorldSuite(Suite):
 
     def __init__(self, name: str, chosen: list[Task], options: MetaWorldConfig,
                  settings: Settings | None = None):
-        self.name, self.options = name, options
+        self.name, self.options, self._settings = name, options, settings
         self.task_names = tuple(task.name for task in chosen)
         self.horizon = options.horizon
         self.action_space = Continuous(4)
@@ -178,6 +178,11 @@ class MetaWorldSuite(Suite):
         self.version = f"{VERSIONS[self.physics.name]}-{self.physics.name}"
         self.compiler_options = compiler_options() if self.physics.name == "mjx" else {}
         self.envs = [TaskEnv(task, self.physics.widths, options) for task in chosen]
+
+    def choose(self, tasks):
+        """Made anew: scenes are padded to the largest of them."""
+        return MetaWorldSuite(self.name, [self.envs[m].task for m in tasks], self.options,
+                              self._settings)
 
     def reset(self, keys):
         states, obs = zip(*(jax.vmap(env.reset)(k)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from varshare_jax.types import present
 from varshare_jax.variational.controllers.base import EPSILON, Fixed, Scalars, smooth
 
 
@@ -18,14 +19,19 @@ class SigmaAdaptive(Fixed):
                 "sigma_prior": self._scale(zeros, scalars)}
 
     def update(self, state, measured, scalars):
-        every = self.settings.every
+        every, learns = self.settings.every, present(scalars, self.num_tasks)
+
+        def median(x):
+            if learns is None:
+                return jnp.median(x)
+            return jnp.nanmedian(jnp.where(learns, x, jnp.nan))
 
         def measure(state):
             gap = jax.lax.stop_gradient(measured.gap())
             gap = jnp.where(jnp.isfinite(gap), gap, state["gap_ema"])  # no task sets others' prior
             average = smooth(state["gap_ema"], gap, scalars, first=measured.update == every)
-            centred = average - jnp.median(average)
-            z = centred / (jnp.median(jnp.abs(centred)) + EPSILON)
+            centred = average - median(average)
+            z = centred / (median(jnp.abs(centred)) + EPSILON)
             return {"gap": gap, "gap_ema": average, "gap_z": z,
                     "sigma_prior": self._scale(z, scalars)}
 
