@@ -21,6 +21,9 @@ SETTINGS = {"network.hidden": (16,), "ddpg.num_envs": 4, "ddpg.rollout_length": 
             "ddpg.anneal_learning_rate": True}
 TD3 = {"ddpg.twin": True, "ddpg.policy_delay": 2, "ddpg.target_every": 2,
        "ddpg.target_noise": 0.2}
+# For products of action and cue, and for data all over the actions.
+WIDE = {"network.hidden": (32, 32), "ddpg.learning_rate": 3e-3, "ddpg.learning_starts": 256,
+        "ddpg.replay_size": 4000, "ddpg.exploration_noise": 0.5}
 OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
@@ -38,7 +41,7 @@ def values(problem, state, *cues) -> np.ndarray:
 @pytest.mark.parametrize(("method", "options"), [("independent", {}), ("independent", TD3),
                                                  ("varshare", TD3), ("cagrad", {})])
 def test_policy_reaches_the_rewarded_action(method, options):
-    problem, state, _ = train("reach", settings(method, **options), 100, size=1)
+    problem, state, _ = train("reach", settings(method, **options, **WIDE), 100, size=1)
     obs = jnp.broadcast_to(jnp.array([-1.0, 1.0])[:, None], (2, 2, 1))
     chosen = acting.policy(problem, problem.player(state), obs).mode()[..., 0]
     np.testing.assert_allclose(chosen, [[-0.5, 0.5]] * 2, atol=0.15)

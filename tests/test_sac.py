@@ -21,7 +21,11 @@ SETTINGS = {"network.hidden": (16,), "sac.num_envs": 4, "sac.rollout_length": 8,
             "sac.replay_size": 2000, "sac.learning_starts": 64, "sac.gradient_steps": 16,
             "sac.batch_size": 32, "sac.learning_rate": 1e-2, "sac.discount": 0.9,
             "sac.target_rate": 0.05, "sac.anneal_learning_rate": True}
-COLD = {"sac.initial_temperature": 1e-3, "sac.temperature_rate": 0.0}
+ALPHA = 0.05  # of policies that are all but greedy and never stop trying
+COLD = {"sac.initial_temperature": ALPHA, "sac.temperature_rate": 0.0}
+# For products of action and cue, and for data all over the actions.
+WIDE = {"network.hidden": (32, 32), "sac.learning_rate": 3e-3, "sac.learning_starts": 256,
+        "sac.replay_size": 4000}
 OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
@@ -50,32 +54,36 @@ def test_policy_takes_the_rewarded_action(method):
 
 
 def test_policy_reaches_the_rewarded_action():
-    problem, state, _ = train("reach", settings(**COLD), 100, size=1)
+    problem, state, _ = train("reach", settings(**COLD, **WIDE), 100, size=1)
     obs = jnp.broadcast_to(jnp.array([-1.0, 1.0])[:, None], (2, 2, 1))
     chosen = acting.policy(problem, problem.player(state), obs).mode()[..., 0]
     np.testing.assert_allclose(chosen, [[-0.5, 0.5]] * 2, atol=0.15)
 
 
 @pytest.mark.parametrize("kind", ["truncate", "terminate"])
-@pytest.mark.parametrize("size", [0, 1])
-def test_truncation_bootstraps_and_termination_does_not(kind, size):
-    """Actions do not matter there, so at almost no temperature these are the values of states;
-    of two actions those of the one that is taken."""
-    problem, state, _ = train(kind, settings(**COLD), 150, size)
-    cues = (0,) if kind == "truncate" else range(4)
-    found = values(problem, state, *cues, action=0.3 if size else None)
-    found = found.reshape(2, len(cues), -1).max(-1)
-    one = [10.0] if kind == "truncate" else [sum(0.9**k for k in range(4 - t)) for t in cues]
-    np.testing.assert_allclose(found, np.outer([1, 2], one), rtol=0.1)
-
-
-def test_values_of_a_warm_policy_hold_the_entropy_to_come():
-    """Of two actions alike Q = r + γ (Q + α log 2), r / (1 - γ) + α γ log 2 / (1 - γ)."""
+def test_values_hold_rewards_and_entropy_to_come(kind):
+    """Of two actions alike: Q = r + γ (Q' + α log 2), Q' of the next step; none after termination.
+    """
     warm = {"sac.initial_temperature": 2.0, "sac.temperature_rate": 0.0}
-    problem, state, metrics = train("truncate", settings(**warm), 200)
-    expected = (np.array([1, 2]) + 0.9 * 2.0 * np.log(2)) / 0.1
-    np.testing.assert_allclose(values(problem, state, 0).mean((1, 2)), expected, rtol=0.05)
+    problem, state, metrics = train(kind, settings(**warm), 150)
+    bonus = 0.9 * 2.0 * np.log(2)
+    if kind == "truncate":
+        expected = (np.array([[1.0], [2.0]]) + bonus) / 0.1
+    else:
+        expected = np.array([[sum(0.9**k * (r + bonus) for k in range(3 - t)) + 0.9**(3 - t) * r
+                              for t in range(4)] for r in (1.0, 2.0)])
+    found = values(problem, state, *range(expected.shape[1])).mean(-1)
+    np.testing.assert_allclose(found, expected, rtol=0.06)
     np.testing.assert_allclose(metrics["entropy"][-1], np.log(2), atol=0.02)
+
+
+def test_truncation_bootstraps_of_continuous_actions():
+    """Reward 1 or 2 for ever, whatever the action: the policy's entropy is near log 2, that of a
+    uniform one."""
+    problem, state, metrics = train("truncate", settings(**COLD), 150, size=1)
+    expected = (np.array([1, 2]) + 0.9 * ALPHA * np.log(2)) / 0.1
+    np.testing.assert_allclose(values(problem, state, 0, action=0.3)[:, 0], expected, rtol=0.06)
+    np.testing.assert_allclose(metrics["entropy"][-1], np.log(2), atol=0.1)
 
 
 @functools.cache
