@@ -90,7 +90,7 @@ class DDPG(OffPolicy):
                                      scalar("target_noise"), scalar("target_noise_clip"))
         future = functools.reduce(jnp.minimum, slow(batch.final_obs, *names,
                                                     action=action).values())
-        goal = jax.lax.stop_gradient(batch.reward + batch.discount * future)
+        goal = batch.reward + batch.discount * future
         values = forward(batch.obs, *names, action=batch.action)
         value_loss = per_task(sum(jnp.square(q - goal) / 2 for q in values.values()))
         metrics = {"value_loss": value_loss, "q": per_task(values["critic"])}

@@ -69,7 +69,7 @@ class SAC(OffPolicy):
                       for variables in (start.agent.variables, start.agent.target))
         after = mean(batch.final_obs, "actor")["actor"]
         future, _ = _judge(after, slow, batch.final_obs, temperature, _noise(noise, 0))
-        goal = jax.lax.stop_gradient(batch.reward + batch.discount * future)
+        goal = batch.reward + batch.discount * future
         values = _taken(forward, batch)
         value_loss = per_task(sum(jnp.square(q - goal) / 2 for q in values))
         policy = forward(batch.obs, "actor")["actor"]
