@@ -29,8 +29,10 @@ TIMEOUT = 300  # s; nothing takes a tenth of it, unless the machine is busy or t
 TINY = {
     **{f"{algorithm}.{name}": value for algorithm in ("ppo", "vmpo") for name, value in
        {"num_envs": 2, "rollout_length": 8, "minibatches": 2, "epochs": 1}.items()},
-    "dqn.num_envs": 2, "dqn.rollout_length": 8, "dqn.gradient_steps": 2, "dqn.batch_size": 4,
-    "dqn.replay_size": 64, "dqn.learning_starts": 32,
+    **{f"{algorithm}.{name}": value for algorithm in ("dqn", "sac", "ddpg") for name, value in
+       {"num_envs": 2, "rollout_length": 8, "gradient_steps": 2, "batch_size": 4,
+        "replay_size": 64, "learning_starts": 32}.items()},
+    "ddpg.twin": True, "ddpg.policy_delay": 2, "ddpg.target_noise": 0.2,
     "network.hidden": (8,), "run.log_every": 1, "run.eval_episodes": 1,
     "run.final_eval_episodes": 1, "run.compile_cache": CACHE, "run.devices": 2,
 }
@@ -58,7 +60,7 @@ def tiny():
 def network_of(settings: config.Config, tasks: int, observation_size: int,
                space: Discrete | Continuous) -> MultiTaskNetwork:
     """The networks that a config's algorithm and method make for tasks of any suite."""
-    heads = ALGORITHMS[settings.algorithm].heads(space, settings.network)
+    heads = ALGORITHMS[settings.algorithm].heads(space, settings)
     return MultiTaskNetwork(methods.make(settings, tasks), observation_size, heads)
 
 
@@ -183,7 +185,8 @@ class Run(NamedTuple):
 FUZZ = int(os.environ.get("FUZZ", "1"))  # how many times as much is left to chance
 UPDATES = 6
 SUITES = {"cartpole10": (4, 10), "cartpole": (2, 1), "gymnax:Pendulum-v1": (1, 1)}  # S, M
-ALGORITHM = {"hard_sharing": "vmpo", "paco": "dqn"}  # ppo for the others
+ALGORITHM = {"hard_sharing": "vmpo", "paco": "dqn", "varshare_trust_region": "sac",
+             "varshare_lora": "ddpg"}  # ppo for the others
 # Every suite at least once; the first pair is what most tests run.
 # Methods whose states differ in kind: none of their own, residuals, posteriors, what changes after
 # an update, what steers the penalty, controllers of β and σ_prior.

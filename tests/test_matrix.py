@@ -21,8 +21,11 @@ DRAWS_ONCE = ("varshare_lora", "varshare_horseshoe")  # have no per-example esti
 TINIEST = {
     **{f"{algorithm}.{name}": value for algorithm in ("ppo", "vmpo") for name, value in
        {"num_envs": 2, "rollout_length": 4, "minibatches": 2, "epochs": 1}.items()},
-    "dqn.num_envs": 2, "dqn.rollout_length": 4, "dqn.learning_starts": 8, "dqn.batch_size": 4,
-    "dqn.gradient_steps": 2}
+    **{f"{algorithm}.{name}": value for algorithm in ("dqn", "sac", "ddpg") for name, value in
+       {"num_envs": 2, "rollout_length": 4, "learning_starts": 8, "batch_size": 4,
+        "gradient_steps": 2}.items()},
+    "ddpg.twin": True, "ddpg.policy_delay": 2,
+    "ddpg.normalize_returns": True}  # Pendulum's losses are else beyond PaCo's threshold
 ROWS = ((0, 0, 0, 0, 0, 0), (0, 0, 0, 0, 1, 1), (0, 0, 1, 1, 0, 0), (0, 1, 0, 1, 0, 1))
 
 
@@ -31,23 +34,30 @@ def settings(row: tuple[int, ...]) -> dict:
 
 
 def runs_of(method: str) -> list[tuple[str, tuple[int, ...]]]:
-    """Every algorithm: PPO and V-MPO with a row and its complement, between them every setting.
-
-    DQN knows discrete actions and scalar critics alone.
+    """PPO and V-MPO with a row and its complement, between them every setting; DQN, which knows
+    discrete actions; SAC with actions of either kind or TD3, in turn. These have scalar critics,
+    and those of continuous actions hidden layers of their own.
     """
     number = sorted(METHODS).index(method)
     row = ROWS[number % len(ROWS)]
     pair = [row, tuple(1 - i for i in row)]
     first, second = pair if number // len(ROWS) % 2 else reversed(pair)
     names = list(CHOICES)
-    of_dqn = tuple(0 if names[i] in ("suite", "network.critic") else x for i, x in enumerate(row))
-    return [("ppo", first), ("vmpo", second), ("dqn", of_dqn)]
+
+    def fixed(**values):
+        return tuple({"critic": 0, **values}.get(names[i].rpartition(".")[2], x)
+                     for i, x in enumerate(row))
+
+    valued = (("sac", fixed(suite=0)), ("sac", fixed(suite=1, trunk=0)),
+              ("ddpg", fixed(suite=1, trunk=0)))[number % 3]
+    return [("ppo", first), ("vmpo", second), ("dqn", fixed(suite=0)), valued]
 
 
 def test_all_pairs_of_settings_occur():
     runs = [run for method in METHODS for run in runs_of(method)]
     for a in range(len(CHOICES)):
-        assert len({(algorithm, row[a]) for algorithm, row in runs if algorithm != "dqn"}) == 4
+        assert len({run for run in ((algorithm, row[a]) for algorithm, row in runs)
+                    if run[0] in ("ppo", "vmpo")}) == 4
         for b in range(a):
             assert len({(row[a], row[b]) for _, row in runs}) == 4
     assert {algorithm for algorithm, _ in runs} == set(ALGORITHMS)

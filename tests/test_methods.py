@@ -187,6 +187,23 @@ def test_context_is_an_input(method, torso):
                                    rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["contextual", "one_hot"])
+def test_context_is_an_input_of_what_values_actions(method):
+    """Behind the action and the observation, where folding finds it."""
+    net, obs = network(method, "continuous", algorithm="sac"), observations()
+    variables, action = randomised(net), jax.random.normal(jax.random.key(9), (M, B, 2))
+    for task in range(M):
+        context = (jax.nn.one_hot(task, M) if method == "one_hot"
+                   else variables["task"]["embedding"][task])
+        told = jnp.concatenate([obs[task], jnp.broadcast_to(context, (B, context.size))], -1)
+        plain = net.module.apply({"params": variables["shared"]}, told, ("critic_twin",),
+                                 action[task])
+        np.testing.assert_allclose(
+            plain["critic_twin"], net.apply(variables, obs, "critic_twin",
+                                            action=action)["critic_twin"][task],
+            rtol=1e-5, atol=1e-5)
+
+
 def test_paco_with_one_hot_coefficients_is_k_networks():
     """w_m = e_m: task m plays base m, a network of its own."""
     paco, independent = network("paco", **{"paco.bases": M}), network("independent")

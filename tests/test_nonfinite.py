@@ -96,25 +96,27 @@ def test_nothing_is_skipped_where_all_is_finite(name):
 
 
 @pytest.mark.parametrize(("algorithm", "method"), [
-    ("ppo", "varshare"), ("vmpo", "hard_sharing"), ("dqn", "paco")])
+    ("ppo", "varshare"), ("vmpo", "hard_sharing"), ("dqn", "paco"), ("sac", "l2_soft")])
 def test_a_task_whose_rewards_are_nan_leaves_the_others_learning(algorithm, method):
     """Whole updates, two seeds in step: a seed without a bad task stays what it was to the bit."""
     sizes = {f"{algorithm}.num_envs": 2, f"{algorithm}.rollout_length": 8, "network.hidden": (8,)}
-    sizes |= ({"dqn.gradient_steps": 2, "dqn.batch_size": 4, "dqn.replay_size": 64,
-               "dqn.learning_starts": 16} if algorithm == "dqn" else
-              {f"{algorithm}.minibatches": 2, f"{algorithm}.epochs": 2})
+    replays = algorithm in ("dqn", "sac")
+    of_algorithm = ({"gradient_steps": 2, "batch_size": 4, "replay_size": 64,
+                     "learning_starts": 16} if replays else {"minibatches": 2, "epochs": 2})
+    sizes |= {f"{algorithm}.{name}": value for name, value in of_algorithm.items()}
     if algorithm == "ppo":
         sizes["ppo.target_kl"] = 10.0
     learner = Learner.make(C.replace(C.Config(method=method, algorithm=algorithm), sizes))
     states = [learner.init(jax.random.key(seed)) for seed in (0, 1)]
     sound = jax.tree.map(lambda *x: jnp.stack(x), *states)
     returns = sound.stats["returns"]
-    if algorithm == "dqn":  # which has no statistics of returns: its replay is NaN
+    if replays:  # without statistics of returns: what is stored is NaN
         replay = sound.own["replay"]
         steps = replay.steps._replace(reward=replay.steps.reward.at[1, BAD].set(jnp.nan))
         filled = jnp.full_like(replay.filled, replay.steps.reward.shape[-1])
-        spoilt = sound.replace(own={"replay": replay.replace(steps=steps, filled=filled)})
-        sound = sound.replace(own={"replay": replay.replace(filled=filled)})
+        spoilt = sound.replace(own=sound.own | {"replay": replay.replace(steps=steps,
+                                                                         filled=filled)})
+        sound = sound.replace(own=sound.own | {"replay": replay.replace(filled=filled)})
     else:
         bad = returns.replace(var=returns.var.at[1, BAD].set(jnp.nan))
         spoilt = sound.replace(stats=sound.stats | {"returns": bad})

@@ -210,3 +210,41 @@ def test_q_loss_is_huber_and_holds_its_target():
     np.testing.assert_allclose(slope, [[[0.5, 0], [0, -1]]])
     of_next = jax.grad(lambda x: O.q_target(target, target, x, x).sum())(q)
     np.testing.assert_array_equal(of_next, 0.0)
+
+
+def test_smoothed_actions_by_hand():
+    """The noise is clipped first, then the action that it is added to."""
+    action, noise = jnp.array([0.0, 0.0, 0.9, -0.9, 0.2]), jnp.array([1.0, -9.0, 9.0, -1.0, 0.0])
+    np.testing.assert_allclose(O.smoothed(action, noise, 0.2, 0.5), [0.2, -0.5, 1, -1, 0.2],
+                               rtol=1e-6)
+    np.testing.assert_array_equal(O.smoothed(action, noise, 0.0, 0.5), action)
+
+
+def test_soft_value_by_hand():
+    """Σ π (Q - α log π), with each task's own α; at α = 0 the expectation of Q."""
+    probability, q = np.array([[[0.25, 0.75]], [[0.25, 0.75]]]), np.array([[[4.0, 8.0]]] * 2)
+    entropy = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
+    found = O.soft_value(probability, jnp.log(probability), q, jnp.array([0.0, 2.0]))
+    np.testing.assert_allclose(found, [[7.0], [7.0 + 2 * entropy]], rtol=1e-6)
+
+
+def test_no_policy_has_a_higher_soft_value_than_the_softmax():
+    """There it is α log Σ exp(Q / α)."""
+    q, alpha = normal(18, 2, 5, 4), jnp.array([0.3, 2.0])
+    best = jax.nn.softmax(q / alpha[:, None, None])
+    highest = O.soft_value(best, jnp.log(best), q, alpha)
+    np.testing.assert_allclose(
+        highest, alpha[:, None] * jax.nn.logsumexp(q / alpha[:, None, None], axis=-1), rtol=1e-5)
+    other = jax.nn.softmax(normal(19, 2, 5, 4))
+    assert (O.soft_value(other, jnp.log(other), q, alpha) < highest).all()
+
+
+def test_a_temperature_falls_where_entropy_is_above_its_target():
+    """The slope is that of log α (H - H̄), which is descended."""
+    np.testing.assert_allclose(O.temperature_slope(jnp.array([2.0, -3.0]), -1.0), [3, -2])
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 1.0), (0.25, 2.0), (1.0, 5.0)])
+def test_a_target_moves_by_its_share(share, expected):
+    moved = O.polyak({"a": jnp.ones(2)}, {"a": jnp.full(2, 5.0)}, share)
+    np.testing.assert_allclose(moved["a"], expected)

@@ -99,7 +99,7 @@ def _memory(problem: Problem) -> dict[str, float]:
 def make_network(config: Config, suite: Suite) -> MultiTaskNetwork:
     """The networks of a config's algorithm, as its method lifts them over tasks."""
     method = methods.make(config, suite.num_tasks)
-    heads = ALGORITHMS[config.algorithm].heads(suite.action_space, config.network)
+    heads = ALGORITHMS[config.algorithm].heads(suite.action_space, config)
     return MultiTaskNetwork(method, suite.observation_size, heads)
 
 

@@ -18,6 +18,8 @@ ALGORITHMS: Registry = Registry("algorithms", {
     "ppo": At("varshare_jax.algorithms.ppo:PPO"),
     "vmpo": At("varshare_jax.algorithms.vmpo:VMPO"),
     "dqn": At("varshare_jax.algorithms.dqn:DQN"),
+    "sac": At("varshare_jax.algorithms.sac:SAC"),
+    "ddpg": At("varshare_jax.algorithms.ddpg:DDPG"),
 }, _adopt)
 """A name -> its `Algorithm`."""
 

@@ -12,7 +12,6 @@ from varshare_jax.algorithms.settings import AlgorithmConfig
 from varshare_jax.methods.base import Metrics, Scalars
 from varshare_jax.methods.lifting import MultiTaskNetwork
 from varshare_jax.networks.network import Heads
-from varshare_jax.networks.settings import NetworkConfig
 from varshare_jax.suites.base import Suite
 from varshare_jax.types import Agent, Continuous, Discrete, Player, TrainState, Variables
 
@@ -36,8 +35,11 @@ class Algorithm(abc.ABC):
         return self.settings.section
 
     @abc.abstractmethod
-    def heads(self, space: Discrete | Continuous, settings: NetworkConfig) -> Heads:
-        """The networks of one task."""
+    def heads(self, space: Discrete | Continuous, config: Any) -> Heads:
+        """The networks of one task, by the whole tree of settings.
+
+        Raises UserError for networks that actions of this space cannot have.
+        """
 
     @abc.abstractmethod
     def init(self, problem: "Problem", key: jax.Array) -> Any:
@@ -57,6 +59,10 @@ class Algorithm(abc.ABC):
 
     def collections(self, problem: "Problem") -> Variables:
         """Variables beside the networks' that learn by gradient; leaves lead with M."""
+        return {}
+
+    def delays(self, settings: Any) -> Mapping[str, int]:
+        """Sides of the network that move only in every k-th gradient step, and k."""
         return {}
 
     def acting(self, agent: Agent) -> Variables:

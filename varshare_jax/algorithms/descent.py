@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from varshare_jax.algorithms.base import Problem
 from varshare_jax.algorithms.preconditioner import init_moments, needed, precondition
 from varshare_jax.methods.base import Metrics, Params, Scalars
-from varshare_jax.methods.gradients import clip_by_task_norm, combine, mean_cosines
+from varshare_jax.methods.gradients import clip_by_task_norm, combine, mean_cosines, side_of
 from varshare_jax.methods.lifting import MultiTaskNetwork
 from varshare_jax.types import Agent, TrainState, Variables, lead, num_present, present
 from varshare_jax.variational import natural
@@ -32,9 +32,10 @@ class Forward(NamedTuple):
     variables: Variables
     noise: jax.Array | None
 
-    def __call__(self, obs: jax.Array, *names: str) -> dict[str, Any]:
-        """Outputs of the networks named: [M, ..., D] -> [M, ...]."""
-        return self.network.apply(self.variables, obs, *names, noise=self.noise)
+    def __call__(self, obs: jax.Array, *names: str,
+                 action: jax.Array | None = None) -> dict[str, Any]:
+        """Outputs of the networks named: [M, ..., D] -> [M, ...]; see `MultiTaskNetwork.apply`."""
+        return self.network.apply(self.variables, obs, *names, noise=self.noise, action=action)
 
 
 Loss = Callable[[Forward, Any], tuple[jax.Array, Metrics]]
@@ -57,10 +58,12 @@ def init_agent(problem: Problem, key: jax.Array, scalars: Scalars) -> Agent:
 
 
 def step(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array, scalars: Scalars,
-         rate: jax.Array, *, collections: tuple[str, ...] | None = None) -> tuple[Agent, Metrics]:
+         rate: jax.Array, *, collections: tuple[str, ...] | None = None,
+         held: tuple[str, ...] = ()) -> tuple[Agent, Metrics]:
     """One gradient step on a batch. `rate` is the learning rate, metrics are [M].
 
-    Only the `collections` named move (all by default); the others cost no gradient. What is not
+    Only the `collections` named move (all by default); the others cost no gradient. Nor do the
+    networks of the sides `held`, such as an actor; what serves several sides does. What is not
     finite in one task reaches no other (`without_unsound`; `clip_by_task_norm` drops gradients),
     nor does anything of a task that is left out; its metrics are NaN.
     """
@@ -68,6 +71,8 @@ def step(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array,
     learns = present(scalars, tasks)
     sound, loss, batch = without_unsound(loss, batch, tasks, learns)
     grads, metrics = gradients(problem, agent, loss, batch, key, scalars, needed(problem, names))
+    if held:
+        grads = _hold(held, grads, jax.tree.map(jnp.zeros_like, grads))
     curvature: Variables = {}
     if "task" in names and agent.optimizer.curvature:
         grads, curvature = _curvature(problem, agent, grads, scalars)
@@ -84,8 +89,20 @@ def step(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array,
                                                      scalars, problem.samples)}
     metrics["loss"] = jnp.where(sound, metrics["loss"], jnp.nan)
     norms["skipped"] = jnp.maximum(norms["skipped"], 1.0 - sound)
+    if held:
+        variables = _hold(held, variables, agent.variables)
+        before = agent.optimizer
+        optimizer = optimizer._replace(
+            mu=_hold(held, optimizer.mu, before.mu), nu=_hold(held, optimizer.nu, before.nu),
+            curvature=_hold(held, optimizer.curvature, before.curvature))
     metrics = of_present(learns, metrics | norms)
     return agent.replace(variables=variables, optimizer=optimizer), metrics
+
+
+def _hold(sides: tuple[str, ...], new: Variables, old: Variables) -> Variables:
+    """`new`, where the networks of these sides are as in `old`."""
+    return {name: {branch: old[name][branch] if side_of(branch) in sides else x
+                   for branch, x in tree.items()} for name, tree in new.items()}
 
 
 def of_present(learns: jax.Array | None, metrics: Metrics) -> Metrics:

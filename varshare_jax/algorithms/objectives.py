@@ -8,6 +8,8 @@ and Continuous Control", arXiv 1909.12238. Its losses of the policy, the tempera
 add up; each task has duals of its own.
 """
 
+from typing import Any
+
 import distrax
 import jax
 import jax.numpy as jnp
@@ -114,6 +116,40 @@ def q_target(reward: jax.Array, discount: jax.Array, target_q: jax.Array,
     choice = target_q if online_q is None else online_q
     value = action_value(target_q, choice.argmax(-1))
     return jax.lax.stop_gradient(reward + discount * value)
+
+
+def smoothed(action: jax.Array, noise: jax.Array, std: jax.Array | float,
+             bound: jax.Array | float) -> jax.Array:
+    """Actions in [-1, 1] with Gaussian noise of that deviation, itself clipped to ±`bound`.
+
+    TD3's target policy smoothing (Fujimoto et al. 2018, arXiv 1802.09477, equation 14); `noise` is
+    standard normal, all [..., A].
+    """
+    return jnp.clip(action + jnp.clip(std * noise, -bound, bound), -1.0, 1.0)
+
+
+def soft_value(probability: jax.Array, log_probability: jax.Array, q: jax.Array,
+               temperature: jax.Array) -> jax.Array:
+    """Σ_a π(a|s) (Q(s, a) − α log π(a|s)), [M, ..., A] -> [M, ...]; α [M].
+
+    What soft actor-critic values a state by, exactly (Christodoulou 2019, arXiv 1910.07207).
+    """
+    return (probability * (q - lead(temperature, q) * log_probability)).sum(-1)
+
+
+def temperature_slope(entropy: jax.Array, target: jax.Array | float) -> jax.Array:
+    """Derivative by log α of log α (H − H̄): the temperature falls where the policy's entropy H is
+    above its target H̄.
+
+    Haarnoja et al. 2018, arXiv 1812.05905, equation 18, divided by α, so that steps of log α do not
+    depend on α.
+    """
+    return entropy - target
+
+
+def polyak(target: Any, online: Any, share: jax.Array | float) -> Any:
+    """A slower copy of a tree, moved by that share towards it."""
+    return jax.tree.map(lambda old, new: old + share * (new - old), target, online)
 
 
 def action_value(q: jax.Array, action: jax.Array) -> jax.Array:

@@ -35,9 +35,9 @@ class Batch(NamedTuple):
 class OnPolicy(Algorithm):
     """An actor and a critic of states; PopArt's statistics are the algorithm's own."""
 
-    def heads(self, space, settings):
-        actor = PolicyHead(space, settings.initial_log_std)
-        return ("actor", actor), ("critic", ValueHead(make_critic(settings)))
+    def heads(self, space, config):
+        actor = PolicyHead(space, config.network.initial_log_std)
+        return ("actor", actor), ("critic", ValueHead(make_critic(config.network)))
 
     def init(self, problem, key):
         return {"values": popart.initial_value_stats(problem.suite.num_tasks)}

@@ -15,6 +15,7 @@ import optax
 
 from varshare_jax.algorithms.base import Problem
 from varshare_jax.errors import UserError
+from varshare_jax.methods.gradients import side_of
 from varshare_jax.types import Variables
 from varshare_jax.variational.gaussian import is_gaussian
 from varshare_jax.variational.residuals import mean_of, mirrors
@@ -61,9 +62,23 @@ def precondition(problem: Problem, grads: Variables, moments: Moments, names: tu
     mu = optax.tree.update_moment(chosen(grads), chosen(moments.mu), _FIRST_DECAY, 1)
     nu = optax.tree.update_moment_per_elem_norm(chosen(sizes), chosen(moments.nu), _SECOND_DECAY, 2)
     steps = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + problem.settings.adam_epsilon),
-                         optax.tree.bias_correction(mu, _FIRST_DECAY, count),
-                         optax.tree.bias_correction(nu, _SECOND_DECAY, count))
+                         _corrected(problem, mu, _FIRST_DECAY, count),
+                         _corrected(problem, nu, _SECOND_DECAY, count))
     return steps, moments._replace(count=count, mu=moments.mu | mu, nu=moments.nu | nu)
+
+
+def _corrected(problem: Problem, moments: Variables, decay: float, count: jax.Array) -> Variables:
+    """Without the bias towards 0 that is left after `count` steps, of which a delayed side took
+    fewer."""
+    delays = problem.algorithm.delays(problem.settings)
+    if not delays:
+        return optax.tree.bias_correction(moments, decay, count)
+
+    def steps(branch: str) -> jax.Array:
+        return jnp.maximum(count // delays.get(side_of(branch), 1), 1)
+
+    return {name: {branch: optax.tree.bias_correction(x, decay, steps(branch))
+                   for branch, x in tree.items()} for name, tree in moments.items()}
 
 
 def needed(problem: Problem, names: tuple[str, ...]) -> tuple[str, ...]:

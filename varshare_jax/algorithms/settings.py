@@ -88,42 +88,31 @@ class VMPOConfig(OnPolicyConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class DQNConfig(AlgorithmConfig):
-    """Deep Q-learning."""
-
-    section = "dqn"
+class OffPolicyConfig(AlgorithmConfig):
+    """Settings of replay, of gradient steps on batches from it, and of target networks."""
 
     num_envs: int = changed(AlgorithmConfig, "num_envs", 8)
-    rollout_length: int = changed(AlgorithmConfig, "rollout_length", 32)
-    learning_rate: float = changed(AlgorithmConfig, "learning_rate", 5e-4)
-    max_grad_norm: float = changed(AlgorithmConfig, "max_grad_norm", 10.0)
     normalize_observations: bool = changed(AlgorithmConfig, "normalize_observations", False)
     normalize_returns: bool = changed(AlgorithmConfig, "normalize_returns", False)
     replay_size: int = field(50_000, "transitions kept of each task", above=0)
     learning_starts: int = field(1_000, "transitions of each task before the first gradient step",
                                  least=0)
-    gradient_steps: int = field(128, "gradient steps per update", above=0)
+    gradient_steps: int = field(128, "gradient steps per update, which makes num_envs × "
+                                     "rollout_length transitions of each task", above=0)
     batch_size: int = field(64, "transitions of each task in a gradient step", above=0)
-    n_step: int = field(3, "rewards before the target bootstraps", above=0)
-    double: bool = field(True, "the online network chooses the action that the target's values")
-    epsilon_start: float = field(1.0, "share of random actions at the start", traced=True, least=0,
-                                 most=1)
-    epsilon_end: float = field(0.05, "share of random actions in the end", traced=True, least=0,
-                               most=1)
-    epsilon_fraction: float = field(0.2, "fraction of training in which that share falls",
-                                    traced=True, above=0, most=1)
+    n_step: int = field(1, "rewards before the target bootstraps", above=0)
     target_every: int = field(1, "gradient steps between moves of the target network", above=0)
-    target_rate: float = field(0.01, "how far it moves then towards the online one; 1: all the way",
-                               traced=True, above=0, most=1)
+    target_rate: float = field(0.005, "how far it moves then towards the online one; 1: all the "
+                                      "way", traced=True, above=0, most=1)
 
     def check(self) -> None:
         shortest = self.num_envs * self.rollout_length
         if self.replay_size < shortest:
-            raise UserError(f"--dqn.replay_size={self.replay_size}: must hold one rollout, "
-                            f"num_envs × rollout_length = {shortest}")
+            raise UserError(f"--{self.section}.replay_size={self.replay_size}: must hold one "
+                            f"rollout, num_envs × rollout_length = {shortest}")
         if self.learning_starts > self.replay_size:
-            raise UserError(f"--dqn.learning_starts={self.learning_starts}: must not exceed "
-                            f"--dqn.replay_size={self.replay_size}")
+            raise UserError(f"--{self.section}.learning_starts={self.learning_starts}: must not "
+                            f"exceed --{self.section}.replay_size={self.replay_size}")
 
     @property
     def replay_length(self) -> int:
@@ -131,5 +120,75 @@ class DQNConfig(AlgorithmConfig):
         return self.replay_size // self.num_envs
 
 
-SECTIONS: tuple[type[AlgorithmConfig], ...] = (PPOConfig, VMPOConfig, DQNConfig)
+@dataclasses.dataclass(frozen=True)
+class DQNConfig(OffPolicyConfig):
+    """Deep Q-learning."""
+
+    section = "dqn"
+
+    rollout_length: int = changed(AlgorithmConfig, "rollout_length", 32)
+    learning_rate: float = changed(AlgorithmConfig, "learning_rate", 5e-4)
+    max_grad_norm: float = changed(AlgorithmConfig, "max_grad_norm", 10.0)
+    n_step: int = changed(OffPolicyConfig, "n_step", 3)
+    target_rate: float = changed(OffPolicyConfig, "target_rate", 0.01)
+    double: bool = field(True, "the online network chooses the action that the target's values")
+    epsilon_start: float = field(1.0, "share of random actions at the start", traced=True, least=0,
+                                 most=1)
+    epsilon_end: float = field(0.05, "share of random actions in the end", traced=True, least=0,
+                               most=1)
+    epsilon_fraction: float = field(0.2, "fraction of training in which that share falls",
+                                    traced=True, above=0, most=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ActorCriticConfig(OffPolicyConfig):
+    """What SAC and DDPG start from: one gradient step for each transition, no decay."""
+
+    rollout_length: int = changed(AlgorithmConfig, "rollout_length", 8)
+    anneal_learning_rate: bool = changed(AlgorithmConfig, "anneal_learning_rate", False)
+    max_grad_norm: float = changed(AlgorithmConfig, "max_grad_norm", 100.0)
+    replay_size: int = changed(OffPolicyConfig, "replay_size", 100_000)
+    gradient_steps: int = changed(OffPolicyConfig, "gradient_steps", 64)
+    batch_size: int = changed(OffPolicyConfig, "batch_size", 256)
+
+
+@dataclasses.dataclass(frozen=True)
+class SACConfig(ActorCriticConfig):
+    """Soft actor-critic."""
+
+    section = "sac"
+
+    temperature_rate: float = field(1e-3, "learning rate of the temperatures, not annealed",
+                                    traced=True, least=0)
+    initial_temperature: float = field(1.0, "temperature α at the start", above=0)
+    target_entropy: float = field(-1.0, "entropy that α keeps continuous policies at, nats for "
+                                        "each number of an action", traced=True)
+    target_entropy_share: float = field(0.5, "entropy that α keeps discrete policies at, as a "
+                                             "share of that of random actions", traced=True,
+                                        least=0, most=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class DDPGConfig(ActorCriticConfig):
+    """Deep deterministic policy gradient; preset td3 adds what TD3 does."""
+
+    section = "ddpg"
+
+    exploration_noise: float = field(0.1, "standard deviation of the Gaussian noise on acting",
+                                     traced=True, least=0)
+    twin: bool = field(False, "two critics, of which targets take the lower")
+    policy_delay: int = field(1, "gradient steps of the critic for each of the policy", above=0)
+    target_noise: float = field(0.0, "standard deviation of the noise on the target's actions",
+                                traced=True, least=0)
+    target_noise_clip: float = field(0.5, "bound on that noise", traced=True, least=0)
+
+    def check(self) -> None:
+        super().check()
+        if self.gradient_steps % self.policy_delay:
+            raise UserError(f"--ddpg.policy_delay={self.policy_delay}: must divide "
+                            f"--ddpg.gradient_steps={self.gradient_steps}")
+
+
+SECTIONS: tuple[type[AlgorithmConfig], ...] = (PPOConfig, VMPOConfig, DQNConfig, SACConfig,
+                                            DDPGConfig)
 """Those of single algorithms, in the order of their flags."""

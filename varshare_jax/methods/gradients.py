@@ -154,9 +154,13 @@ def sides_of(grads: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The top-level branches of each side: actor, critic, or the trunk that they share."""
     sides: dict[str, dict[str, Any]] = {}
     for name, branch in grads.items():
-        side = "actor" if name == LOG_STD else name.split("_")[0]
-        sides.setdefault(side, {})[name] = branch
+        sides.setdefault(side_of(name), {})[name] = branch
     return sides
+
+
+def side_of(name: str) -> str:
+    """The side of a top-level parameter: what its name begins with."""
+    return "actor" if name == LOG_STD else name.split("_")[0]
 
 
 def mean_cosines(grads: dict[str, Any], num_tasks: Any = None) -> dict[str, jax.Array]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from varshare_jax.methods.base import Method, Metrics, Params, Scalars
-from varshare_jax.networks.heads import is_head
+from varshare_jax.networks.heads import action_size, is_head
 from varshare_jax.networks.network import Heads, TaskNetwork
 from varshare_jax.types import Variables
 from varshare_jax.variational.gaussian import is_gaussian
@@ -45,29 +45,32 @@ class MultiTaskNetwork:
         deadlocks XLA's CPU thread pool.
         """
         size = self.observation_size + self.method.context_size
+        obs = jnp.zeros((1, size))
+        action = jnp.zeros((1, max(action_size(head) for _, head in self.heads)))
 
         def one(key):
             params_key, split_key = jax.random.split(key)
-            params = self.module.init({"params": params_key}, jnp.zeros((1, size)))["params"]
+            params = self.module.init({"params": params_key}, obs, action=action)["params"]
             return self.method.split(params, split_key)
 
         shared, task = jax.lax.map(one, jax.random.split(key, self.num_tasks))
         return {"shared": jax.tree.map(lambda x: x[0], shared), "task": task}
 
     def apply(self, variables: Variables, obs: jax.Array, *names: str,
-              noise: jax.Array | None = None) -> dict[str, Any]:
+              noise: jax.Array | None = None, action: jax.Array | None = None) -> dict[str, Any]:
         """Outputs of the networks named (all by default), by name: [M, ..., D] -> [M, ...].
 
         Means of random weights act, unless `noise`, a key, makes layers draw for each example.
+        Networks that value continuous actions read `action` [M, ..., A].
         """
-        def one(shared, task, index, x, key):
+        def one(shared, task, index, x, action, key):
             params = self.method.compose(shared, task, index)
             rngs = None if key is None else {"noise": key}
-            return self.module.apply({"params": params}, x, names, rngs=rngs)
+            return self.module.apply({"params": params}, x, names, action, rngs=rngs)
 
         keys = None if noise is None else jax.random.split(noise, self.num_tasks)
-        lifted = self._over_tasks(one, 0, None if keys is None else 0)
-        return lifted(*self._tasks(variables), obs, keys)
+        given = (None if x is None else 0 for x in (action, keys))
+        return self._over_tasks(one, 0, *given)(*self._tasks(variables), obs, action, keys)
 
     def sample(self, variables: Variables, key: jax.Array) -> Variables:
         """One draw of every task's weights (the same variables if the method has no noise)."""

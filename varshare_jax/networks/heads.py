@@ -10,9 +10,12 @@ import jax.numpy as jnp
 
 from varshare_jax.networks.critics import CategoricalCritic, ScalarCritic
 from varshare_jax.networks.layers import parameter, per_example
+from varshare_jax.networks.squashed import SquashedNormal
 from varshare_jax.types import Continuous, Discrete
 
 LOG_STD = "log_std"
+LOG_STD_RANGE = -10.0, 2.0
+"""Where the logarithms of state-dependent deviations are clipped."""
 
 
 class Head(Protocol):
@@ -58,6 +61,40 @@ class PolicyHead:
 
 
 @dataclasses.dataclass(frozen=True)
+class SquashedPolicyHead:
+    """A `SquashedNormal` whose deviations depend on the state, as its means do."""
+
+    size: int
+    initial_log_std: float
+    gain: float = 0.01
+
+    @property
+    def outputs(self) -> int:
+        return 2 * self.size
+
+    def setup(self, module: nn.Module) -> None: ...
+
+    def read(self, module: nn.Module, outputs: jax.Array) -> SquashedNormal:
+        """[..., 2A] -> distribution with batch shape [...]."""
+        loc, log_std = jnp.split(outputs, 2, axis=-1)
+        return SquashedNormal(loc, jnp.exp(jnp.clip(log_std + self.initial_log_std,
+                                                    *LOG_STD_RANGE)))
+
+
+@dataclasses.dataclass(frozen=True)
+class DeterministicPolicyHead:
+    """An action in (-1, 1), [..., A]."""
+
+    outputs: int
+    gain: float = 0.01
+
+    def setup(self, module: nn.Module) -> None: ...
+
+    def read(self, module: nn.Module, outputs: jax.Array) -> jax.Array:
+        return jnp.tanh(outputs)
+
+
+@dataclasses.dataclass(frozen=True)
 class ValueHead:
     """What a critic of states puts out, to be read by `critic`."""
 
@@ -85,6 +122,25 @@ class ActionValueHead:
 
     def read(self, module: nn.Module, outputs: jax.Array) -> jax.Array:
         return outputs
+
+
+@dataclasses.dataclass(frozen=True)
+class ContinuousActionValueHead:
+    """The value of the action of `action_size` numbers that its torso reads as well, [...]."""
+
+    action_size: int
+    outputs: int = 1
+    gain: float = 1.0
+
+    def setup(self, module: nn.Module) -> None: ...
+
+    def read(self, module: nn.Module, outputs: jax.Array) -> jax.Array:
+        return outputs[..., 0]
+
+
+def action_size(head: Head) -> int:
+    """Numbers of an action that a head's torso reads before the observation."""
+    return getattr(head, "action_size", 0)
 
 
 def is_head(name: str) -> bool:

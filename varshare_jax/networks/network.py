@@ -5,8 +5,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
-from varshare_jax.networks.heads import Head
+from varshare_jax.networks.heads import Head, action_size
 from varshare_jax.networks.layers import Dense
 
 Heads = tuple[tuple[str, Head], ...]
@@ -32,12 +33,19 @@ class TaskNetwork(nn.Module):
         for name in ("trunk",) if self.one_trunk else dict(self.heads):
             setattr(self, name, self.torso())
 
-    def __call__(self, obs: jax.Array, names: tuple[str, ...] = ()) -> dict[str, Any]:
-        """[..., D] -> what the heads of these names (all by default) read of it."""
+    def __call__(self, obs: jax.Array, names: tuple[str, ...] = (),
+                 action: jax.Array | None = None) -> dict[str, Any]:
+        """[..., D] -> what the heads of these names (all by default) read of it.
+
+        Heads of actions' values need an `action` [..., A] beside the observation.
+        """
         wanted = {name: head for name, head in self.heads if name in names or not names}
         trunk = self.trunk(obs) if self.one_trunk else None
         outputs = {}
         for name, head in wanted.items():
-            features = trunk if self.one_trunk else getattr(self, name)(obs)
+            # The action comes first: methods know an observation's context by its last rows.
+            seen = obs if action is None or not action_size(head) else jnp.concatenate(
+                [action, obs], -1)
+            features = trunk if self.one_trunk else getattr(self, name)(seen)
             outputs[name] = head.read(self, getattr(self, f"{name}_head")(features))
         return outputs

@@ -66,7 +66,7 @@ def evaluate(problem: Problem, player: Player, key: jax.Array, *, episodes: int,
 def consensus(policy: distrax.Distribution, key: jax.Array | None = None) -> jax.Array:
     """The action of several policies, batch shape [K, ...], together.
 
-    The most likely under the mean of their probabilities, or the mean of continuous actions; with
+    The most likely under the mean of their probabilities, or the mean of continuous ones; with
     a key a draw from their mixture.
     """
     if key is not None:
@@ -74,7 +74,7 @@ def consensus(policy: distrax.Distribution, key: jax.Array | None = None) -> jax
         return policy.sample(seed=key)[jax.random.randint(which, (), 0, policy.batch_shape[0])]
     if isinstance(policy, distrax.Categorical):
         return policy.probs.mean(0).argmax(-1)
-    return policy.mean().mean(0)
+    return policy.mode().mean(0)
 
 
 @functools.partial(jax.jit, static_argnums=0)
