@@ -28,7 +28,8 @@ lint: install  ## what CI refuses: style, and types
 	$(BIN)/mypy
 
 # A process for each file, the slowest first: one that compiles for all of them does not live.
-SLOW := $(patsubst %,tests/test_%.py,matrix reliability ppo learner methods experiment dqn)
+SLOW := $(patsubst %,tests/test_%.py,matrix reliability ppo learner methods experiment dqn sac ddpg \
+	folds adapting)
 test: install  ## the tests, two files at a time (less with a warm compile cache)
 	@printf '%s\n' $(SLOW) $(filter-out $(SLOW),$(wildcard tests/test_*.py)) | \
 		xargs -n 1 -P 2 $(BIN)/python -m pytest -n 0
@@ -39,10 +40,10 @@ QUICK := $(patsubst %,tests/test_%.py,report objectives controllers gradients do
 test-quick: install  ## those tests that compile little, for daily work
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(QUICK)
 
-fuzz: install  ## damaged files, odd flags, archives and plans, twenty times as many as in `test`; fifty kills
+fuzz: install  ## twenty times as much of what `test` leaves to chance, fifty kills, all pairs of method and algorithm
 	FUZZ=20 $(BIN)/python -m pytest -n 2 tests/test_fuzz.py
 	FUZZ=20 $(BIN)/python -m pytest -n 0 tests/test_reliability.py -k kills
-	FUZZ=20 $(BIN)/python -m pytest -n 0 tests/test_folds.py
+	FUZZ=20 $(BIN)/python -m pytest -n 2 tests/test_folds.py tests/test_matrix.py
 
 bench: install  ## throughput; peers through BENCH_FLAGS, see benchmarks/throughput.py
 	$(BIN)/python -m benchmarks.throughput --out=benchmarks/results/throughput.json $(BENCH_FLAGS)

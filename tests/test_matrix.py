@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from conftest import FUZZ
 
 from varshare_jax import config as C
 from varshare_jax.algorithms import ALGORITHMS
@@ -63,8 +64,14 @@ def test_all_pairs_of_settings_occur():
     assert {algorithm for algorithm, _ in runs} == set(ALGORITHMS)
 
 
+def runs_here(method: str) -> list[tuple[str, tuple[int, ...]]]:
+    """PPO's, and one of the others in turn; all of them in `make fuzz`."""
+    first, *others = runs_of(method)
+    return [first, *(others if FUZZ > 1 else [others[sorted(METHODS).index(method) // 3 % 3]])]
+
+
 @pytest.mark.parametrize(("method", "algorithm", "row"),
-                         [(m, *run) for m in sorted(METHODS) for run in runs_of(m)])
+                         [(m, *run) for m in sorted(METHODS) for run in runs_here(m)])
 def test_trains(method, algorithm, row):
     """Three updates: losses stay finite and every parameter moves."""
     config = C.replace(C.Config(method=method, algorithm=algorithm, total_steps=10_000), {
