@@ -70,7 +70,7 @@ kl-prior: install  ## seven ways to set β and σ_prior
 	$(BIN)/varshare-experiment kl_prior_pack
 
 leave-one-out: install  ## six methods adapt to cart-poles that they have not seen
-	$(BIN)/varshare-experiment stage6_leave_one_out
+	$(BIN)/varshare-experiment stage6_loo_cartpole
 
 step-size: install  ## every method over the same grid of learning rates, on cart-poles in conflict
 	$(BIN)/varshare-experiment step_size_cartpole_conflict
