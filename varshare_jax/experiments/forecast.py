@@ -5,6 +5,7 @@ from collections import defaultdict
 
 from varshare_jax.experiments.plan import Plan, PlannedRun
 from varshare_jax.runs.files import read_json, read_lines
+from varshare_jax.suites import name_folds
 
 # Measured for the demo's methods on two CPU cores: environment steps a second over all seeds,
 # and the seconds of a run outside training (imports, compiling, the last evaluation).
@@ -42,7 +43,7 @@ class Forecast:
             return 0.0
         rows = read_lines(run.folder / "train.jsonl", _ROW).rows
         done = rows[-1]["env_steps"] if rows else 0
-        left = max(0, run.config.total_steps - done) * len(run.config.members())
+        left = max(0, run.config.total_steps - done) * len(name_folds(run.config).members())
         return STARTUP_SECONDS + left / self.speed(run)[0]
 
     def table(self, plan: Plan) -> str:
@@ -51,7 +52,7 @@ class Forecast:
         lines = [f"{plan.name}: {plan.title}", ""]
         for run in plan.runs:
             config = run.config
-            many = len(config.configurations())
+            many = len(name_folds(config).configurations())
             swept = f"{many} configurations × " if many > 1 else ""
             tuned = ", ".join(f"{name}={value}" for name, value in run.tuned.items())
             lines.append(
