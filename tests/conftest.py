@@ -43,11 +43,19 @@ use_cpu_cores(2)  # before any test starts JAX: as many as a laptop has, and as 
 provenance.use_compile_cache(CACHE)
 
 
+COMPILING = {f"test_{name}" for name in (
+    "adapting", "ddpg", "dqn", "learned_scales", "learner", "methods", "natural", "nonfinite",
+    "ppo", "preconditioner", "sac", "trust", "variants", "vmpo")}
+"""Files whose programs take longer to compile than to run: XLA leaves them as they are."""
+
+
 @pytest.fixture(scope="module", autouse=True)
-def programs_freed():
+def programs_freed(request):
     """Compiled programs of a file go with it: Linux lets a process map 65 530 pieces of memory,
     and XLA maps some for each program, until it dies without a word."""
-    yield
+    quick = request.module.__name__ in COMPILING
+    with quick_compile() if quick else contextlib.nullcontext():
+        yield
     jax.clear_caches()
 
 
@@ -77,11 +85,12 @@ def critic(network: MultiTaskNetwork, variables, obs):
 @contextlib.contextmanager
 def quick_compile():
     """Context in which this process compiles the very programs that `cli` runs."""
+    before = jax.config.jax_disable_most_optimizations
     jax.config.update("jax_disable_most_optimizations", True)
     try:
         yield
     finally:
-        jax.config.update("jax_disable_most_optimizations", False)
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 class Cli:

@@ -25,7 +25,7 @@ from varshare_jax.playing import engines
 from varshare_jax.report import write_report
 from varshare_jax.runs.folder import check_same, read_config
 from varshare_jax.runs.signals import STOPPED, Stopped
-from varshare_jax.settings import flag_value
+from varshare_jax.settings import flag_value, replace
 
 _LEFT = re.compile(r"(\d+):(\d\d) left\s*$")
 
@@ -62,13 +62,17 @@ def check(plan: Plan, *, here: bool = True) -> None:
     are not made `here` may have other devices and another memory.
     """
     others = {flags["engine"] for flags in plan.evaluations.values() if "engine" in flags} - {"jax"}
+    checked = set()
     for run in plan.runs:
+        kind = replace(run.config, {"seed": 0, "run_dir": ""})
         try:
-            suite = make_problem(run.config, here=here).suite
-            for engine in sorted(others):
-                engines.check(engine, suite)
+            if kind not in checked:  # suites take a while to make
+                suite = make_problem(run.config, here=here).suite
+                for engine in sorted(others):
+                    engines.check(engine, suite)
         except UserError as error:
             raise UserError(f"{plan.name}: variant {run.name}: {error}") from error
+        checked.add(kind)
         if (run.folder / "config.json").exists():
             config = (suites.settle(run.config) if here else suites.settle_as(
                 run.config, read_config("--run_dir", run.folder)))
