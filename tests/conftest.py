@@ -85,7 +85,7 @@ def critic(network: MultiTaskNetwork, variables, obs):
 @contextlib.contextmanager
 def quick_compile():
     """Context in which this process compiles the very programs that `cli` runs."""
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     try:
         yield

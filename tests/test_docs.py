@@ -196,8 +196,8 @@ def test_flags_of_every_command_parse():
     for _, (program, *arguments) in COMMANDS:
         if (found := COMMAND.fullmatch(program)) and "corridor" not in " ".join(arguments):
             by_command.setdefault(found[1], []).append(arguments)
-    assert by_command.keys() == {"train", "evaluate", "experiment", "report", "prune", "render",
-                                 "tune"}
+    assert by_command.keys() == {"train", "adapt", "evaluate", "experiment", "report", "prune",
+                                 "render", "tune"}
     for command, given in by_command.items():
         done = subprocess.run([sys.executable, "-c", PARSE, command, json.dumps(given)],
                               capture_output=True, text=True, check=False, timeout=TIMEOUT)

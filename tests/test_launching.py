@@ -215,7 +215,7 @@ def slurm(tmp_path, monkeypatch):
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
     monkeypatch.setattr(cluster, "_REFRESH_SECONDS", 0.0)
-    monkeypatch.setattr(cluster, "_LATE_SECONDS", 0.1)
+    monkeypatch.setattr(cluster, "_LATE_SECONDS", {"slurm": 0.1, "local": 2.0})
     cluster._kinds()["slurm"][1].watcher.clear()  # it is the same for all jobs of the process
     (tmp_path / "state").write_text("RUNNING")
     return tmp_path

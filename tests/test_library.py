@@ -13,6 +13,7 @@ import varshare_jax as vs
 from varshare_jax import algorithms, methods
 from varshare_jax.algorithms import ALGORITHMS
 from varshare_jax.methods import METHODS
+from varshare_jax.methods.adapting import Adapting
 from varshare_jax.playing.evaluation import act
 from varshare_jax.variational import settings
 from varshare_jax.variational.controllers import CONTROLLERS
@@ -37,7 +38,8 @@ def test_the_settings_are_read_without_jax():
 
 def test_sections_are_those_that_methods_and_algorithms_read():
     """The lists in the rooms' `settings` forget none and have none that nobody reads."""
-    read = {section for entry in METHODS.values() for section in entry.method.settings}
+    read = {section for method in (Adapting, *(entry.method for entry in METHODS.values()))
+            for section in method.settings}
     assert read == set(methods.sections())
     assert [each.settings for each in ALGORITHMS.values()] == [*algorithms.sections()]
     assert tuple(CONTROLLERS) == settings.CONTROLLERS

@@ -201,7 +201,7 @@ def test_a_checkpoint_of_one_engine_plays_with_the_other(runs, monkeypatch):
 
 
 def test_engines_that_the_device_cannot_run_are_refused(monkeypatch):
-    assert suites.make("mt1:reach").version == "2-mujoco"
+    assert suites.make("mt1:reach").version == "3-mujoco"
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert metaworld.physics_here(options("auto")) == "mjx"
     with pytest.raises(UserError, match=r"^--metaworld.physics=mujoco: runs on a CPU, but JAX "

@@ -25,7 +25,9 @@ _SLURM = {
     **dict.fromkeys(("PENDING", "REQUEUED", "PREEMPTED", "SUSPENDED", "CONFIGURING"), QUEUED)}
 _PICKLE = "_submitted.pkl"
 _REFRESH_SECONDS = 20.0  # a call of sacct; submitit itself lets ten minutes pass
-_LATE_SECONDS = 10.0  # that a shared file system may take to show what a job has left
+# How long a job without a result may seem to have ended: a shared file system is late to show
+# what one has left, and a process that has just been started has no command line for a moment.
+_LATE_SECONDS = {"slurm": 10.0, "local": 2.0}
 _TAIL_BYTES = 8192
 
 
@@ -52,10 +54,11 @@ class Submitted:
     def over(self) -> bool:
         """Whether it has ended, and what it has left can be seen from here."""
         if self.state() != ENDED:
+            self._ended_at = 0.0
             return False
         self._ended_at = self._ended_at or time.monotonic()
-        return (self._cluster == "local" or self._job.paths.result_pickle.exists()
-                or time.monotonic() - self._ended_at > _LATE_SECONDS)
+        late = time.monotonic() - self._ended_at > _LATE_SECONDS[self._cluster]
+        return late or self._job.paths.result_pickle.exists()
 
     def failure(self) -> str:
         """Why it has failed, "" where it has not: for a job that has ended."""
