@@ -43,7 +43,8 @@ test-quick: install  ## those tests that compile little, for daily work
 fuzz: install  ## twenty times as much of what `test` leaves to chance, fifty kills, all pairs of method and algorithm
 	FUZZ=20 $(BIN)/python -m pytest -n 2 tests/test_fuzz.py
 	FUZZ=20 $(BIN)/python -m pytest -n 0 tests/test_reliability.py -k kills
-	FUZZ=20 $(BIN)/python -m pytest -n 2 tests/test_folds.py tests/test_matrix.py
+	FUZZ=20 $(BIN)/python -m pytest -n 2 tests/test_folds.py tests/test_adapting.py \
+		tests/test_matrix.py tests/test_sac.py tests/test_ddpg.py
 
 bench: install  ## throughput; peers through BENCH_FLAGS, see benchmarks/throughput.py
 	$(BIN)/python -m benchmarks.throughput --out=benchmarks/results/throughput.json $(BENCH_FLAGS)

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import arrays, newest, quick_compile, rows
+from conftest import FUZZ, arrays, newest, quick_compile, rows
 
 from varshare_jax import config as C
 from varshare_jax import runner
@@ -51,7 +51,10 @@ ALONE = {
 }
 
 
-@pytest.mark.parametrize("name", ALONE)
+OFTEN = "varshare", "varshare_lora", "paco"  # the others in `make fuzz`
+
+
+@pytest.mark.parametrize("name", ALONE if FUZZ > 1 else OFTEN)
 def test_a_task_adapts_as_the_method_learns_it_alone(name):
     """Where all learns and no norm is clipped: a suite of that task, whatever the method keeps."""
     settings = {"suite": "cartpole", "method": name} | ALONE[name]

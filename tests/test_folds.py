@@ -65,7 +65,7 @@ CASES = {
     "contextual_pcgrad": {"gradients.separately": False},
     "cagrad": {},
 }
-RARE = {"varshare_horseshoe", "varshare_lora"}
+RARE = {"varshare_horseshoe", "varshare_lora", "paco", "cagrad"}
 NAMES = sorted({*METHODS, *CASES} if FUZZ > 1 else CASES.keys() - RARE)
 
 
