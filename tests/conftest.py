@@ -8,15 +8,17 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from varshare_jax import config, methods, runner
+from varshare_jax import config, experiments, methods, runner
 from varshare_jax.algorithms import ALGORITHMS
 from varshare_jax.learner import Learner
 from varshare_jax.methods.lifting import MultiTaskNetwork
@@ -36,6 +38,17 @@ TINY = {
     "network.hidden": (8,), "run.log_every": 1, "run.eval_episodes": 1,
     "run.final_eval_episodes": 1, "run.compile_cache": CACHE, "run.devices": 2,
 }
+PLAN = """
+title = "Small"
+suite = "cartpole"
+num_seeds = 2
+ppo.num_envs = 2
+ppo.rollout_length = 8
+ppo.minibatches = 2
+ppo.epochs = 1
+network.hidden = [8]
+run.eval_episodes = 1
+"""
 # The tests here compare runs with runs, so how well XLA optimises is all one to them.
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
@@ -57,6 +70,15 @@ def programs_freed(request):
     with quick_compile() if quick else contextlib.nullcontext():
         yield
     jax.clear_caches()
+
+
+def load_plan(folder: Path, text: str, *, overrides: Mapping[str, Any] = MappingProxyType({}),
+              **options) -> experiments.Plan:
+    """The plan of that text, its runs inside folder/out, with what a plan may not set."""
+    file = folder / "small.toml"
+    file.write_text(text)
+    return experiments.load(str(file), folder / "out",
+                            overrides={"run.compile_cache": CACHE} | dict(overrides), **options)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CACHE, arrays, quick_compile, rows, snapshot
+from conftest import PLAN, arrays, load_plan, quick_compile, rows, snapshot
 
 from varshare_jax import experiments, runner
 from varshare_jax.config import Config, replace
@@ -20,35 +21,19 @@ from varshare_jax.playing.scoring import evaluate_run
 from varshare_jax.report.runs import load_runs
 from varshare_jax.runs.record import Record
 
-SMALL = """
-title = "Small"
-suite = "cartpole"
-num_seeds = 2
+SMALL = PLAN + """
 total_steps = 60
-ppo.num_envs = 2
-ppo.rollout_length = 8
-ppo.minibatches = 2
-ppo.epochs = 1
-network.hidden = [8]
 run.log_every = 1
 run.eval_every = 2
-run.eval_episodes = 1
 run.final_eval_episodes = 1
 run.tensorboard = false
 """
-OVERRIDES = {"run.compile_cache": CACHE}  # which a plan may not set
 
 
 @pytest.fixture
 def plan(tmp_path):
     """Loads a plan from its text, its runs inside tmp_path/out."""
-    def make(text: str, **options) -> experiments.Plan:
-        path = tmp_path / "small.toml"
-        path.write_text(text)
-        overrides = OVERRIDES | options.pop("overrides", {})
-        return experiments.load(str(path), tmp_path / "out", overrides=overrides, **options)
-
-    return make
+    return functools.partial(load_plan, tmp_path)
 
 
 class Trainer:
@@ -256,14 +241,13 @@ def test_the_forecast_takes_the_best_that_is_known(plan, tmp_path):
 def swept(tmp_path_factory):
     """A sweep of two learning rates × two λ, two seeds each, and its configurations."""
     out = tmp_path_factory.mktemp("swept")
-    (out / "small.toml").write_text(SMALL + """
+    plan = load_plan(out, SMALL + """
         seed = 7
         tuning = true
         methods = ["l2_soft"]
         sweep.ppo.learning_rate = [1e-3, 1e-2]
         sweep.l2_soft.penalty = [1e-3, 0.5]
     """)
-    plan = experiments.load(str(out / "small.toml"), out / "out", overrides=OVERRIDES)
     assert not experiments.conduct(plan, Trainer(plan)).failures
     return plan
 

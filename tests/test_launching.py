@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import CACHE, STOPS, TIMEOUT, assert_same_run, quick_compile
+from conftest import PLAN, STOPS, TIMEOUT, assert_same_run, load_plan, quick_compile
 
 from varshare_jax import experiments, runner, suites
 from varshare_jax.config import Config, replace
@@ -23,19 +23,10 @@ from varshare_jax.runs.signals import STOPPED, Stopped
 
 pytest.importorskip("submitit", reason="needs varshare_jax[cluster]")
 
-SMALL = """
-title = "Small"
-suite = "cartpole"
-num_seeds = 2
+SMALL = PLAN + """
 total_steps = 96
-ppo.num_envs = 2
-ppo.rollout_length = 8
-ppo.minibatches = 2
-ppo.epochs = 1
-network.hidden = [8]
 run.log_every = 1
 run.checkpoint_every = 2
-run.eval_episodes = 1
 run.final_eval_episodes = 1
 run.tensorboard = false
 launcher.cluster = "local"
@@ -45,16 +36,13 @@ method = "hard_sharing"
 [variants.killed]
 method = "hard_sharing"
 """
-OVERRIDES = {"run.compile_cache": CACHE, "run.devices": 2}
 
 
 @pytest.fixture
 def plan(tmp_path):
     """Loads a plan from its text, its runs inside tmp_path/out."""
     def make(text: str = SMALL, **options) -> experiments.Plan:
-        (tmp_path / "small.toml").write_text(text)
-        return experiments.load(str(tmp_path / "small.toml"), tmp_path / "out",
-                                overrides=OVERRIDES, **options)
+        return load_plan(tmp_path, text, overrides={"run.devices": 2}, **options)
 
     return make
 

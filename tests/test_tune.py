@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import CACHE, TIMEOUT, quick_compile
+from conftest import PLAN, TIMEOUT, load_plan, quick_compile
 from fake_pool import STEPS, FakePool, score
 
 from varshare_jax import experiments, runner
@@ -31,19 +31,9 @@ from varshare_jax.experiments.search.proposals import open_storage  # noqa: E402
 from varshare_jax.experiments.search.study import Study  # noqa: E402
 from varshare_jax.experiments.search.workers import Worker  # noqa: E402
 
-OVERRIDES = {"run.compile_cache": CACHE}  # which a plan may not set
-SMALL = """
-title = "Small"
-suite = "cartpole"
+SMALL = PLAN + """
 seed = 1000
-num_seeds = 2
 total_steps = 112
-ppo.num_envs = 2
-ppo.rollout_length = 8
-ppo.minibatches = 2
-ppo.epochs = 1
-network.hidden = [8]
-run.eval_episodes = 1
 run.final_eval_episodes = 2
 search.trials = 12
 search.places = 2
@@ -59,10 +49,7 @@ ONE = SMALL + "methods = ['hard_sharing']\n"
 def plan(tmp_path):
     """Loads a plan from its text, its study inside tmp_path/out."""
     def make(text: str = ONE, **options) -> experiments.Plan:
-        path = tmp_path / "small.toml"
-        path.write_text(text)
-        given = {"overrides": OVERRIDES} | options
-        return experiments.load(str(path), tmp_path / "out", **given)
+        return load_plan(tmp_path, text, **options)
 
     return make
 

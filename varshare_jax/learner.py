@@ -23,7 +23,7 @@ from varshare_jax.methods.base import Metrics
 from varshare_jax.methods.lifting import MultiTaskNetwork
 from varshare_jax.settings import flag_value, leaves
 from varshare_jax.suites.base import Suite
-from varshare_jax.types import LEFT_OUT, SHARED, TrainState, lead, present
+from varshare_jax.types import LEFT_OUT, TrainState, is_shared, lead, present
 
 _ENVS_IN_STEP = 64
 _MOST_UPDATES = 2**31 - 1  # in int32
@@ -217,8 +217,7 @@ def without(problem: Problem, learns: jax.Array, before: TrainState,
     never seen. They count as one rollout's, and would soon give way to its own.
     """
     def kept(path: tuple[Any, ...], old: jax.Array, new: jax.Array) -> jax.Array:
-        collection = next((entry.key for entry in path if hasattr(entry, "key")), SHARED[0])
-        return new if collection in SHARED else jnp.where(lead(learns, new), new, old)
+        return new if is_shared(path) else jnp.where(lead(learns, new), new, old)
 
     old, new = before.agent, after.agent
     agent = jax.tree_util.tree_map_with_path(kept, old.replace(memory={}), new.replace(memory={}))

@@ -37,6 +37,11 @@ class Continuous(NamedTuple):
         return self.size
 
 
+def is_shared(path: tuple[Any, ...]) -> bool:
+    """Whether a leaf of an `Agent` at that path has no task axis."""
+    return next((entry.key for entry in path if hasattr(entry, "key")), SHARED[0]) in SHARED
+
+
 class Step(NamedTuple):
     """What a suite returns for one transition of every env; all leaves lead with [M, N].
 

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from varshare_jax.algorithms import objectives
 from varshare_jax.algorithms.base import Problem, per_task
+from varshare_jax.algorithms.duals import dual_moments, step_duals
 from varshare_jax.algorithms.off_policy import TWINS, OffPolicy, Start, critics
 from varshare_jax.algorithms.replay import Batch
 from varshare_jax.algorithms.settings import SACConfig
@@ -47,7 +47,7 @@ class SAC(OffPolicy):
         log_temperature = jnp.full(problem.suite.num_tasks,
                                    math.log(problem.settings.initial_temperature))
         return super().init(problem, key) | {"log_temperature": log_temperature,
-                                             "moments": jax.vmap(_adam().init)(log_temperature)}
+                                             "moments": dual_moments(log_temperature)}
 
     def draw(self, problem, state, key):
         batch_key, noise_key = jax.random.split(key)
@@ -82,10 +82,10 @@ class SAC(OffPolicy):
     def follow(self, problem, start, metrics):
         """A step of log α by Adam."""
         slope = objectives.temperature_slope(metrics["entropy"], target_entropy(problem, start))
-        steps, moments = jax.vmap(_adam().update)(jnp.where(jnp.isfinite(slope), slope, 0.0),
-                                                  start.own["moments"])
-        rate = problem.scalar(start.scalars, "temperature_rate")
-        return {"log_temperature": start.own["log_temperature"] - rate * steps, "moments": moments}
+        log_temperature, moments = step_duals(
+            start.own["log_temperature"], slope, start.own["moments"],
+            problem.scalar(start.scalars, "temperature_rate"))
+        return {"log_temperature": log_temperature, "moments": moments}
 
 
 def target_entropy(problem: Problem, start: Start) -> jax.Array:
@@ -126,7 +126,3 @@ def _lower(outputs: dict[str, jax.Array]) -> jax.Array:
 
 def _noise(noise: jax.Array | None, index: int) -> jax.Array | None:
     return None if noise is None else noise[:, index]
-
-
-def _adam() -> optax.GradientTransformation:
-    return optax.scale_by_adam()

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from varshare_jax.algorithms import descent, objectives, on_policy
 from varshare_jax.algorithms.acting import policy_of
 from varshare_jax.algorithms.base import Problem, per_task
+from varshare_jax.algorithms.duals import dual_moments, step_duals
 from varshare_jax.algorithms.on_policy import OnPolicy
 from varshare_jax.algorithms.rollout import collect, episode_metrics
 from varshare_jax.algorithms.settings import VMPOConfig
@@ -52,7 +52,7 @@ class VMPO(OnPolicy):
         duals = {name: jnp.full(tasks, objectives.dual_parameter(value))
                  for name, value in start.items()}
         return super().init(problem, key) | {"duals": duals,
-                                             "moments": jax.vmap(_adam().init)(duals)}
+                                             "moments": dual_moments(duals)}
 
     def acting(self, agent):
         return agent.target
@@ -89,10 +89,8 @@ def _learn(problem: Problem, state: TrainState, sample: Sample, key: jax.Array):
         agent, metrics = descent.step(problem, agent, loss, minibatch, key, state.scalars, rate)
         grads = jax.grad(lambda duals: dual_loss(problem, state.scalars, duals, better,
                                                  metrics).sum())(duals)
-        grads = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0), grads)
-        updates, moments = jax.vmap(_adam().update)(grads, moments)
-        dual_rate = problem.scalar(state.scalars, "dual_rate")
-        duals = jax.tree.map(lambda p, u: p - dual_rate * u, duals, updates)
+        duals, moments = step_duals(duals, grads, moments,
+                                    problem.scalar(state.scalars, "dual_rate"))
         return (agent, duals, moments), metrics | {
             f"dual_{name}": objectives.dual(x) for name, x in duals.items()}
 
@@ -138,7 +136,3 @@ def dual_loss(problem: Problem, scalars: Scalars, duals: dict[str, jax.Array], b
                                             scalar("epsilon"))
     return loss + sum(objectives.kl_penalty(metrics[f"kl_{name}"], alpha, scalar(f"epsilon_{name}"))
                       for name, alpha in multiplier.items())
-
-
-def _adam() -> optax.GradientTransformation:
-    return optax.scale_by_adam()

@@ -127,9 +127,8 @@ def commands(plan: Plan, run: PlannedRun) -> list[Command]:
         flags = tuple(f"--{flag}={value}" for flag, value in settings.items())
         found.append(Command(f"{run.name}, evaluation {name}", "varshare_jax.cli.evaluate",
                              (f"--run={run.folder}", *flags, f"--out={result}"), result))
-    if plan.adaptation and _leaves_out(run):
+    if folder := _adapted(plan, run):
         flags = tuple(f"--{flag}={flag_value(value)}" for flag, value in plan.adaptation.items())
-        folder = _adapted(run)
         found.append(Command(f"{run.name}, adaptation", "varshare_jax.cli.adapt",
                              (f"--run={run.folder}", f"--run_dir={folder}", *flags, "--resume"),
                              folder / "summary.json"))
@@ -141,12 +140,11 @@ def argv(command: Command) -> tuple[str, ...]:
     return (sys.executable, "-u", "-m", command.module, *command.arguments)
 
 
-def _leaves_out(run: PlannedRun) -> bool:
-    return run.config.leave_out != "none"
-
-
-def _adapted(run: PlannedRun) -> Path:
-    """Where the adaptation of a run goes: beside it, as folders within a run are parts of it."""
+def _adapted(plan: Plan, run: PlannedRun) -> Path | None:
+    """Where the adaptation of a run goes: beside it, as folders within a run are parts of it. None
+    for a run that leaves nothing out, or in a plan without adaptation."""
+    if not plan.adaptation or run.config.leave_out == "none":
+        return None
     return run.folder.with_name(f"{run.folder.name}_adapted")
 
 
@@ -204,8 +202,7 @@ class _Teller:
 
 def conclude(plan: Plan, figure_png: Path | None) -> None:
     """The report of what has been evaluated, and what tuning chose."""
-    made = [_adapted(run) if plan.adaptation and _leaves_out(run) else run.folder
-            for run in plan.runs]
+    made = [_adapted(plan, run) or run.folder for run in plan.runs]
     folders = [folder for folder in made if (folder / "summary.json").exists()]
     if not folders:
         return

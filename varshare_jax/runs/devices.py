@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from varshare_jax.types import SHARED, TrainState
+from varshare_jax.types import TrainState, is_shared
 
 AXIS = "devices"
 
@@ -89,8 +89,7 @@ class Layout:
             return everywhere(state, AXIS)
 
         def of_agent(path: tuple[Any, ...], leaf: jax.Array) -> NamedSharding:
-            collection = next((entry.key for entry in path if hasattr(entry, "key")), SHARED[0])
-            axes = () if collection in SHARED else (None, AXIS)
+            axes = () if is_shared(path) else (None, AXIS)
             return NamedSharding(self.mesh, PartitionSpec(*axes))
 
         agent = state.agent.replace(memory={})

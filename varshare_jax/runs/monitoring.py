@@ -60,8 +60,7 @@ class RunWriter(NullWriter):
                  known: Mapping[str, int] = MappingProxyType({})):
         self._folder, self._resumed = folder, update > 0
         self._files: dict[str, TextIO] = {}
-        self._rows: dict[str, int] = {}
-        self.rows = self._rows
+        self.rows: dict[str, int] = {}
         for name, shape in (("train", TRAIN_ROW), ("eval", EVAL_ROW)):
             path = folder / f"{name}.jsonl"
             rows = [row for row in _readable(path, shape) if row["update"] <= update
@@ -70,7 +69,7 @@ class RunWriter(NullWriter):
                 warn(f"{path}: {known[name] - len(rows)} of the {known[name]} rows up to update "
                      f"{update} are missing; training goes on without them")
             write_rows(path, rows)
-            self._files[name], self._rows[name] = path.open("a"), len(rows)
+            self._files[name], self.rows[name] = path.open("a"), len(rows)
         self._board = Board(folder, task_names, env_steps + 1) if tensorboard else None
 
     def train(self, row: dict[str, Any]) -> None:
@@ -101,7 +100,7 @@ class RunWriter(NullWriter):
         with naming(self._folder / f"{name}.jsonl"):
             self._files[name].write(json.dumps(plain(row)) + "\n")
             self._files[name].flush()
-        self._rows[name] += 1
+        self.rows[name] += 1
 
 
 def _readable(path: Path, shape: Shape) -> list[dict[str, Any]]:

@@ -48,6 +48,7 @@ class Suite(abc.ABC):
     compiler_options: Mapping[str, Any] = MappingProxyType({})
     tracing: Callable[[str], None] | None = None
     task_parameters: Mapping[str, tuple[float, ...]] = MappingProxyType({})
+    _tasks: Sequence[Any] = ()  # the rows of a table of tasks, where there is one
 
     @property
     def num_tasks(self) -> int:
@@ -70,6 +71,7 @@ class Suite(abc.ABC):
         """
         chosen = copy.copy(self)
         chosen.task_names = tuple(self.task_names[m] for m in tasks)
+        chosen._tasks = tuple(self._tasks[m] for m in tasks) if self._tasks else ()
         if known := vars(self).get("score_range"):
             chosen.score_range = ScoreRange(*(tuple(x[m] for m in tasks) for x in known))
         chosen.task_parameters = {name: tuple(x[m] for m in tasks)

@@ -81,11 +81,6 @@ class CartPoleSuite(GymnaxSuite):
 
         return gymnax.make("CartPole-v1")
 
-    def choose(self, tasks):
-        chosen = super().choose(tasks)
-        chosen._tasks = tuple(self._tasks[m] for m in tasks)
-        return chosen
-
     def render(self, state, task):
         from varshare_jax.suites.cartpole_drawing import draw
 

@@ -50,11 +50,11 @@ class Pool:
 
     def __init__(self, config: Config, places: int, evaluations: int, progress: Progress):
         self.places, self.seeds = places, config.num_seeds
-        # Whether they fit the memory depends on how many there are.
         for flag, value, none in (("leave_out", config.leave_out, "none"),
                                   ("adapt.regime", config.adapt.regime, "")):
             if value != none:
                 raise UserError(f"--{flag}={value}: a search trains all tasks, from the beginning")
+        # Whether they fit the memory depends on how many there are.
         config = replace(suites.settle(config), {"num_seeds": places * self.seeds})
         updates = Learner.make(config).problem.num_updates
         evaluations = min(evaluations, updates)

@@ -5,7 +5,6 @@ Box2D 2.3 (b2CollideEdge) a contact has up to two points, found by clipping the 
 the reference face against it.
 """
 
-
 import jax
 import jax.numpy as jnp
 from flax import struct

@@ -38,11 +38,6 @@ class LunarLanderSuite(Suite):
         self.env, self._tasks = LunarLander(continuous), tasks
         self.describe(tasks, QUANTITIES, SOLVED)
 
-    def choose(self, tasks):
-        chosen = super().choose(tasks)
-        chosen._tasks = tuple(self._tasks[m] for m in tasks)
-        return chosen
-
     def params(self, shape: tuple[int, int]) -> Params:
         """The tasks' parameters, leaves [M, N]."""
         def column(name, kind):
