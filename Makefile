@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install format lint test test-quick fuzz bench bench-smoke demo report docs \
+.PHONY: help install format lint test test-quick fuzz bench bench-smoke scaling \
+	accelerator-check demo report docs \
 	docs-serve picture parity-lunar-lander parity-metaworld clean cartpole10 \
 	lunar_lander20 mt3 mt10 kl-prior leave-one-out step-size
 
@@ -45,9 +46,16 @@ fuzz: install  ## twenty times as much of what `test` leaves to chance, fifty ki
 	FUZZ=20 $(BIN)/python -m pytest -n 0 tests/test_reliability.py -k kills
 	FUZZ=20 $(BIN)/python -m pytest -n 2 tests/test_folds.py tests/test_adapting.py \
 		tests/test_matrix.py tests/test_sac.py tests/test_ddpg.py
+	$(BIN)/python -m benchmarks.accelerator --smoke
 
 bench: install  ## throughput; peers through BENCH_FLAGS, see benchmarks/throughput.py
 	$(BIN)/python -m benchmarks.throughput --out=benchmarks/results/throughput.json $(BENCH_FLAGS)
+
+scaling: install  ## seconds and memory against seeds, tasks, environments and width
+	$(BIN)/python -m benchmarks.scaling $(BENCH_FLAGS)
+
+accelerator-check: install  ## ten minutes on a GPU or TPU: is it right, how fast; BENCH_FLAGS=--smoke: anywhere
+	$(BIN)/python -m benchmarks.accelerator $(BENCH_FLAGS)
 
 bench-smoke: install  ## the benchmarks at tiny sizes: do they still run?
 	$(BIN)/python -m benchmarks.throughput --smoke

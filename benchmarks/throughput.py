@@ -15,7 +15,6 @@ import math
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import CASES, COLD, GROUPS, ROWS, WARM, Case, Round
+from benchmarks.processes import QUICK, ROOT, Failed, ask
 
-_ROOT = Path(__file__).resolve().parent.parent
 _TIMEOUT = 900  # seconds that one process may take
 
 
@@ -69,7 +68,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     args.rounds = args.rounds or (1 if quick else 5)
     args.window = args.window if args.window is not None else (0.05 if quick else 2.0)
     if args.out is None:
-        args.out = "" if quick else str(_ROOT / "benchmarks" / "results" / "throughput.json")
+        args.out = "" if quick else str(ROOT / "benchmarks" / "results" / "throughput.json")
     return args
 
 
@@ -104,20 +103,12 @@ def _measure(args: argparse.Namespace, name: str, cache: Path) -> dict[str, Any]
     case = CASES[name]
     spec = {"kind": case.kind, "settings": _settings(case, args.smoke), "window": args.window,
             "cache": str(cache), "path": args.purejaxrl, "spawned": time.time()}
-    python, module = sys.executable, "benchmarks.worker"
-    if case.is_peer:
-        python, module = args.peer_python, "benchmarks.peers"
-    # Compiling is most of a smoke test's time.
-    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} if args.smoke else {}
+    peer = {"python": args.peer_python, "module": "benchmarks.peers"}
     try:
-        done = subprocess.run([python, "-m", module, json.dumps(spec)], cwd=_ROOT, text=True,
-                              env=os.environ | quick, capture_output=True, timeout=_TIMEOUT,
-                              check=True)
-        return json.loads(done.stdout.splitlines()[-1])
-    except subprocess.SubprocessError as error:
-        print(f"{name}: {error.__class__.__name__}\n{error.stderr or ''}", file=sys.stderr)
-    except (OSError, ValueError, IndexError) as error:
-        print(f"{name}: {error!r}", file=sys.stderr)
+        return ask(**(peer if case.is_peer else {"module": "benchmarks.worker"}), spec=spec,
+                   timeout=_TIMEOUT, environment=QUICK if args.smoke else {})
+    except Failed as error:
+        print(f"{name}: {error}\n{error.printed}", file=sys.stderr)
     return None
 
 

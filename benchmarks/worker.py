@@ -6,12 +6,15 @@ compiled chunk of updates. Compiling and one call before the window are excluded
 
 import functools
 import itertools
+import resource
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 import varshare_jax as vs
@@ -42,7 +45,8 @@ def train(spec: dict[str, Any]) -> dict[str, Any]:
     steps = (updates * config.num_seeds * config.steps_per_task
              * ready.learner.problem.suite.num_tasks)
     return {"steps_per_second": steps / seconds, "seconds_per_update": seconds / updates,
-            "compile_seconds": ready.compile_seconds, "calls": calls, **_about()}
+            "compile_seconds": ready.compile_seconds, "calls": calls,
+            "peak_bytes": _peak_bytes(), **_about()}
 
 
 def matmuls(spec: dict[str, Any]) -> dict[str, Any]:
@@ -69,6 +73,19 @@ def start(spec: dict[str, Any]) -> dict[str, Any]:
     summary = vs.train(config, quiet=True).summary
     return {"compile_seconds": summary["compile_seconds"],
             "first_update_seconds": time.time() - spec["spawned"], **_about()}
+
+
+def learn(spec: dict[str, Any]) -> dict[str, Any]:
+    """Mean return and success over the tasks after a whole training, and its seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = configs.replace(vs.Config(), spec["settings"] | {
+            "run_dir": f"{folder}/run", "run.compile_cache": spec["cache"]})
+        started = time.monotonic()
+        summary = vs.train(config, quiet=True).summary
+    scores = {name: float(np.nanmean(np.array(summary["eval"][name], float)))
+              for name in ("return", "success")}
+    return {**scores, "seconds": time.monotonic() - started,
+            **_about()}
 
 
 def _config(spec: dict[str, Any]) -> vs.Config:
@@ -149,9 +166,16 @@ def _linear_gradient_step(x: jax.Array, weights: list[jax.Array]) -> list[jax.Ar
     return [w - 1e-9 * g for w, g in zip(weights, reversed(grads), strict=True)]
 
 
+def _peak_bytes() -> int:
+    """The most memory so far: of the device, or of this process where there is no other."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return stats.get("peak_bytes_in_use",
+                     1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
 def _about() -> dict[str, Any]:
     return {"versions": provenance.versions(), "device": provenance.device()}
 
 
 if __name__ == "__main__":
-    answer({"train": train, "matmuls": matmuls, "start": start})
+    answer({"train": train, "matmuls": matmuls, "start": start, "learn": learn})

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 import varshare_jax as vs
+from benchmarks import accelerator
 from varshare_jax import algorithms, methods
 from varshare_jax.algorithms import ALGORITHMS
 from varshare_jax.methods import METHODS
 from varshare_jax.methods.adapting import Adapting
 from varshare_jax.playing.evaluation import act
+from varshare_jax.suites import SUITES
 from varshare_jax.variational import settings
 from varshare_jax.variational.controllers import CONTROLLERS
 
@@ -73,3 +75,14 @@ def test_a_policy_can_be_exported(untrained):
     play = jax.jit(functools.partial(act, policy.problem, policy.of_seed(0), 3))
     seen = np.ones((1, obs.shape[1]), np.float32)
     np.testing.assert_array_equal(jax.export.export(play)(obs).call(seen), policy.act(seen, 3))
+
+
+def test_the_accelerator_check_asks_for_what_there_is():
+    """Nobody sees it run in full without an accelerator."""
+    checks = list(accelerator.checks())
+    for check in checks:
+        for changes in ({}, check.tiny or {}):
+            settings = vs.config.replace(vs.Config(), {**check.settings, **changes}).validate()
+            assert settings.suite in SUITES or ":" in settings.suite, check.name
+    agree = {check.name for check in checks if check.section == "agreement"}
+    assert agree >= {*ALGORITHMS, *METHODS}

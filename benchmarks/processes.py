@@ -1,0 +1,42 @@
+"""A measuring process, and what it answers."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+# Compiling is most of a smoke test's time.
+QUICK = MappingProxyType({"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"})
+
+
+class Failed(Exception):
+    """Why there is no answer, in a line; what the process printed is `printed`."""
+
+    def __init__(self, why: str, printed: str = "") -> None:
+        super().__init__(why)
+        self.printed = printed
+
+
+def ask(module: str, spec: Mapping[str, Any], *, timeout: float, python: str = sys.executable,
+        environment: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    """The JSON in the last line that `python -m module '<spec as JSON>'` prints.
+
+    Raises Failed if the process dies, takes more than `timeout` seconds or prints something else.
+    """
+    try:
+        done = subprocess.run([python, "-m", module, json.dumps(spec)], cwd=ROOT, text=True,
+                              env=os.environ | environment, capture_output=True,
+                              timeout=timeout, check=True)
+        return json.loads(done.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        raise Failed(f"took more than {timeout:.0f} s") from None
+    except subprocess.CalledProcessError as error:
+        last = (error.stderr or "").strip().splitlines()[-1:]
+        raise Failed(*last or [f"ended with {error.returncode}"], printed=error.stderr) from None
+    except (OSError, ValueError, IndexError) as error:
+        raise Failed(repr(error)) from None
