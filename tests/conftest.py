@@ -18,6 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from benchmarks.processes import QUICK
 from varshare_jax import config, experiments, methods, runner
 from varshare_jax.algorithms import ALGORITHMS
 from varshare_jax.learner import Learner
@@ -49,8 +50,9 @@ ppo.epochs = 1
 network.hidden = [8]
 run.eval_episodes = 1
 """
-# The tests here compare runs with runs, so how well XLA optimises is all one to them.
-QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+# The tests here compare runs with runs, so how well XLA optimises is all one to them; the demo and
+# the benchmarks run what users run.
+os.environ["XLA_FLAGS"] = QUICK["XLA_FLAGS"]  # read when JAX starts; processes inherit it
 
 use_cpu_cores(2)  # before any test starts JAX: as many as a laptop has, and as CI has
 provenance.use_compile_cache(CACHE)
