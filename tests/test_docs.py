@@ -16,11 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from conftest import TIMEOUT
+from conftest import TIMEOUT, TINY, quick_compile
 
 import varshare_jax as vs
+from varshare_jax.config import PRESETS
 from varshare_jax.settings import leaves
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -153,6 +155,24 @@ def test_a_policy_as_a_library(untrained, tmp_path, monkeypatch):
     assert scope["action"].shape == (3,)
     assert {"actor", "critic"} <= set(scope["params"])
     assert scope["scores"] == 2
+
+
+def test_the_notebook(monkeypatch):
+    """Cell by cell, on few steps and small networks; its pictures are drawn."""
+    cells = json.loads((ROOT / "docs" / "first_run.ipynb").read_text())["cells"]
+    source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    source, found = re.subn("1_000_000", "2_000", source)
+    assert found == 1
+    monkeypatch.setitem(PRESETS, "large_batch", {
+        name: value for name, value in TINY.items() if not name.startswith("run.eval")})
+    plt.switch_backend("agg")
+    scope: dict[str, typing.Any] = {}
+    with quick_compile():
+        exec(source, scope)
+    assert scope["returns"].shape[1:] == (2, 10)
+    assert scope["nats"].shape == (10, len(scope["layers"]))
+    assert np.isfinite(scope["metrics"]["loss"]).all()
+    plt.close("all")
 
 
 COMMAND = re.compile(r"varshare-(\w+)")
