@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from varshare_jax.algorithms import objectives
-from varshare_jax.algorithms.base import per_task
+from varshare_jax.algorithms.base import Problem, per_task
 from varshare_jax.algorithms.duals import initial_duals, step_duals, trust, trust_dual
 from varshare_jax.algorithms.off_policy import (
     OffPolicy,
@@ -30,6 +30,7 @@ from varshare_jax.algorithms.off_policy import (
     with_noise,
 )
 from varshare_jax.algorithms.settings import MPOConfig
+from varshare_jax.methods.base import Metrics, Scalars
 
 
 class Candidates(NamedTuple):
@@ -88,17 +89,22 @@ class MPO(OffPolicy):
 
     def follow(self, problem, start, metrics):
         """A step of the duals by Adam."""
-        def dual_loss(duals):
-            multiplier = jax.tree.map(objectives.dual, duals)
-            epsilon = problem.scalar(start.scalars, "epsilon")
-            of_weights = objectives.kl_penalty(metrics["kl_weights"], multiplier["temperature"],
-                                               epsilon)
-            return (of_weights + trust_dual(problem, start.scalars, multiplier, metrics)).sum()
-
         duals = start.own["duals"]
-        duals, moments = step_duals(duals, jax.grad(dual_loss)(duals), start.own["moments"],
+        grads = jax.grad(lambda duals: dual_loss(problem, start.scalars, duals, metrics).sum())(
+            duals)
+        duals, moments = step_duals(duals, grads, start.own["moments"],
                                     problem.scalar(start.scalars, "dual_rate"))
         return {"duals": duals, "moments": moments}
+
+
+def dual_loss(problem: Problem, scalars: Scalars, duals: dict[str, jax.Array],
+              metrics: Metrics) -> jax.Array:
+    """What the duals descend, [M]: a multiplier times (ε − KL) for each KL, that of the E-step's
+    weights included, where it has the slope of the temperature's dual."""
+    multiplier = jax.tree.map(objectives.dual, duals)
+    of_weights = objectives.kl_penalty(metrics["kl_weights"], multiplier["temperature"],
+                                       problem.scalar(scalars, "epsilon"))
+    return of_weights + trust_dual(problem, scalars, multiplier, metrics)
 
 
 def candidates(apply: Any, obs: jax.Array, noise: jax.Array | None) -> Candidates:
