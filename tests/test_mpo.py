@@ -31,7 +31,7 @@ SETTINGS = {"network.hidden": (16,), "mpo.num_envs": 4, "mpo.rollout_length": 8,
 # For products of action and cue; and the mode is the best action once the deviation is small.
 REACH = {"network.hidden": (32, 32), "mpo.learning_rate": 3e-3, "mpo.learning_starts": 256,
          "mpo.initial_temperature": 0.1, "network.initial_log_std": -1.0,
-         "mpo.epsilon_covariance": 1e-2}
+         "mpo.epsilon_covariance": 1e-2, "mpo.action_samples": 16}
 B, K = 6, 5
 
 
@@ -45,7 +45,8 @@ def chosen(problem, state):
     return acting.policy(problem, problem.player(state), obs).mode()
 
 
-@pytest.mark.parametrize("method", ["varshare", "independent", "pcgrad"][:1 if FUZZ == 1 else 3])
+@pytest.mark.skipif(FUZZ == 1, reason="a probe is enough; in make fuzz")
+@pytest.mark.parametrize("method", ["varshare", "independent", "pcgrad"])
 def test_policy_takes_the_rewarded_action(method):
     problem, state, _ = train("action", settings(method), 60)
     np.testing.assert_array_equal(chosen(problem, state), [[0, 1], [0, 1]])
