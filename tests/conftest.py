@@ -32,10 +32,11 @@ TIMEOUT = 300  # s; nothing takes a tenth of it, unless the machine is busy or t
 TINY = {
     **{f"{algorithm}.{name}": value for algorithm in ("ppo", "vmpo") for name, value in
        {"num_envs": 2, "rollout_length": 8, "minibatches": 2, "epochs": 1}.items()},
-    **{f"{algorithm}.{name}": value for algorithm in ("dqn", "sac", "ddpg") for name, value in
-       {"num_envs": 2, "rollout_length": 8, "gradient_steps": 2, "batch_size": 4,
-        "replay_size": 64, "learning_starts": 32}.items()},
-    "ddpg.twin": True, "ddpg.policy_delay": 2, "ddpg.target_noise": 0.2,
+    **{f"{algorithm}.{name}": value for algorithm in ("dqn", "sac", "ddpg", "mpo")
+       for name, value in {"num_envs": 2, "rollout_length": 8, "gradient_steps": 2, "batch_size": 4,
+                           "replay_size": 64, "learning_starts": 32}.items()},
+    "ddpg.twin": True, "ddpg.policy_delay": 2, "ddpg.target_noise": 0.2, "mpo.action_samples": 3,
+    "mpo.target_every": 3,
     "network.hidden": (8,), "run.log_every": 1, "run.eval_episodes": 1,
     "run.final_eval_episodes": 1, "run.compile_cache": CACHE, "run.devices": 2,
 }
@@ -59,8 +60,8 @@ provenance.use_compile_cache(CACHE)
 
 
 COMPILING = {f"test_{name}" for name in (
-    "adapting", "ddpg", "dqn", "learned_scales", "learner", "methods", "natural", "nonfinite",
-    "ppo", "preconditioner", "sac", "trust", "variants", "vmpo")}
+    "adapting", "ddpg", "dqn", "learned_scales", "learner", "methods", "mpo", "natural",
+    "nonfinite", "ppo", "preconditioner", "sac", "trust", "variants", "vmpo")}
 """Files whose programs take longer to compile than to run: XLA leaves them as they are."""
 
 
@@ -218,8 +219,8 @@ class Run(NamedTuple):
 FUZZ = int(os.environ.get("FUZZ", "1"))  # how many times as much is left to chance
 UPDATES = 6
 SUITES = {"cartpole10": (4, 10), "cartpole": (2, 1), "gymnax:Pendulum-v1": (1, 1)}  # S, M
-ALGORITHM = {"hard_sharing": "vmpo", "paco": "dqn", "varshare_trust_region": "sac",
-             "varshare_lora": "ddpg"}  # ppo for the others
+ALGORITHM = {"l2_soft": "mpo", "hard_sharing": "vmpo", "paco": "dqn",
+             "varshare_trust_region": "sac", "varshare_lora": "ddpg"}  # ppo for the others
 # Every suite at least once; the first pair is what most tests run.
 # Methods whose states differ in kind: none of their own, residuals, posteriors, what changes after
 # an update, what steers the penalty, controllers of β and σ_prior.

@@ -48,6 +48,9 @@ ALONE = {
     "varshare_trust_region": {},
     "paco": {"paco.loss_threshold": 0.8},
     "contextual": {},
+    "duals": {"method": "l2_soft", "algorithm": "mpo", **{f"mpo.{name}": value for name, value in {
+        "num_envs": 2, "rollout_length": 8, "learning_starts": 16, "gradient_steps": 2,
+        "batch_size": 4, "replay_size": 64, "max_grad_norm": 1e6, "target_every": 3}.items()}},
 }
 
 

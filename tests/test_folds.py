@@ -20,7 +20,9 @@ M, LEFT = 10, 2  # no other axis of what is drawn has as many entries as the sma
 TINY = {**{f"{algorithm}.{name}": value for algorithm in ("ppo", "vmpo") for name, value in
            {"num_envs": 2, "rollout_length": 8, "minibatches": 2, "epochs": 2}.items()},
         "dqn.num_envs": 2, "dqn.rollout_length": 8, "dqn.gradient_steps": 2, "dqn.batch_size": 4,
-        "dqn.replay_size": 64, "dqn.learning_starts": 32, "network.hidden": (8,), "lora.rank": 1}
+        "dqn.replay_size": 64, "dqn.learning_starts": 32, "network.hidden": (8,), "lora.rank": 1,
+        "mpo.num_envs": 2, "mpo.rollout_length": 8, "mpo.gradient_steps": 2, "mpo.batch_size": 4,
+        "mpo.replay_size": 64, "mpo.learning_starts": 32, "mpo.target_every": 3}
 UPDATES = 6
 
 
@@ -46,9 +48,8 @@ all M. How many tasks there are thus changes nothing that is drawn, and programs
 
 
 def made(tasks: int, **settings) -> Learner:
-    steps = {"ppo": 16, "vmpo": 16, "dqn": 16}[settings.get("algorithm", "ppo")]
     which = {"leave_out": "floaty"} if tasks == M else {"without": "floaty"}
-    return Learner.make(C.replace(C.Config(total_steps=tasks * steps * 2 * UPDATES),
+    return Learner.make(C.replace(C.Config(total_steps=tasks * 16 * 2 * UPDATES),
                                   TINY | settings | which))
 
 
@@ -64,8 +65,9 @@ CASES = {
     "paco": {"paco.loss_threshold": 0.8, "ppo.popart_rate": 0.1},
     "contextual_pcgrad": {"gradients.separately": False},
     "cagrad": {},
+    "hard_sharing": {"algorithm": "mpo"},
 }
-RARE = {"varshare_horseshoe", "varshare_lora", "paco", "cagrad"}
+RARE = {"varshare_horseshoe", "varshare_lora", "paco", "cagrad", "hard_sharing"}
 NAMES = sorted({*METHODS, *CASES} if FUZZ > 1 else CASES.keys() - RARE)
 
 

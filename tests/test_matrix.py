@@ -22,10 +22,10 @@ DRAWS_ONCE = ("varshare_lora", "varshare_horseshoe")  # have no per-example esti
 TINIEST = {
     **{f"{algorithm}.{name}": value for algorithm in ("ppo", "vmpo") for name, value in
        {"num_envs": 2, "rollout_length": 4, "minibatches": 2, "epochs": 1}.items()},
-    **{f"{algorithm}.{name}": value for algorithm in ("dqn", "sac", "ddpg") for name, value in
-       {"num_envs": 2, "rollout_length": 4, "learning_starts": 8, "batch_size": 4,
-        "gradient_steps": 2}.items()},
-    "ddpg.twin": True, "ddpg.policy_delay": 2,
+    **{f"{algorithm}.{name}": value for algorithm in ("dqn", "sac", "ddpg", "mpo")
+       for name, value in {"num_envs": 2, "rollout_length": 4, "learning_starts": 8,
+                           "batch_size": 4, "gradient_steps": 2}.items()},
+    "ddpg.twin": True, "ddpg.policy_delay": 2, "mpo.action_samples": 3,
     "ddpg.normalize_returns": True}  # Pendulum's losses are else beyond PaCo's threshold
 ROWS = ((0, 0, 0, 0, 0, 0), (0, 0, 0, 0, 1, 1), (0, 0, 1, 1, 0, 0), (0, 1, 0, 1, 0, 1))
 
@@ -36,8 +36,8 @@ def settings(row: tuple[int, ...]) -> dict:
 
 def runs_of(method: str) -> list[tuple[str, tuple[int, ...]]]:
     """PPO and V-MPO with a row and its complement, between them every setting; DQN, which knows
-    discrete actions; SAC with actions of either kind or TD3, in turn. These have scalar critics,
-    and those of continuous actions hidden layers of their own.
+    discrete actions; SAC with actions of either kind or TD3, in turn; MPO with either kind. These
+    have scalar critics, and those of continuous actions hidden layers of their own.
     """
     number = sorted(METHODS).index(method)
     row = ROWS[number % len(ROWS)]
@@ -51,7 +51,8 @@ def runs_of(method: str) -> list[tuple[str, tuple[int, ...]]]:
 
     valued = (("sac", fixed(suite=0)), ("sac", fixed(suite=1, trunk=0)),
               ("ddpg", fixed(suite=1, trunk=0)))[number % 3]
-    return [("ppo", first), ("vmpo", second), ("dqn", fixed(suite=0)), valued]
+    weighed = fixed(suite=0) if number % 2 else fixed(suite=1, trunk=0)
+    return [("ppo", first), ("vmpo", second), ("dqn", fixed(suite=0)), valued, ("mpo", weighed)]
 
 
 def test_all_pairs_of_settings_occur():

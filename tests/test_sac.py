@@ -106,7 +106,7 @@ def losses(problem, start, batch, variables=None):
 
 @pytest.mark.parametrize("size", [0, 1])
 def test_losses_by_hand(size):
-    problem, state, (batch, noise), start = begun(size)
+    problem, state, (batch, *noise), start = begun(size)
     alpha = np.array([[0.5], [2.0]])
     target, online = (functools.partial(problem.network.apply, variables)
                       for variables in (state.agent.target, state.agent.variables))
@@ -121,7 +121,7 @@ def test_losses_by_hand(size):
             return (p * (q - alpha[..., None] * np.log(p))).sum(-1), -(p * np.log(p)).sum(-1)
         theirs = distrax.Transformed(distrax.MultivariateNormalDiag(policy.loc, policy.scale),
                                      distrax.Block(distrax.Tanh(), 1))
-        action = jnp.tanh(policy.loc + policy.scale * noise[:, index])
+        action = jnp.tanh(policy.loc + policy.scale * noise[index])
         q = np.minimum(*(apply(obs, *twins, action=action)[name] for name in twins))
         return q - alpha * theirs.log_prob(action), -theirs.log_prob(action)
 
@@ -132,7 +132,7 @@ def test_losses_by_hand(size):
         for name in twins]
     value_loss = sum(np.square(x - goal).mean(1) / 2 for x in q)
     worth, entropy = soft(online, batch.obs, 1)
-    loss, metrics = losses(problem, start, (batch, noise))
+    loss, metrics = losses(problem, start, (batch, *noise))
     np.testing.assert_allclose(metrics["value_loss"], value_loss, rtol=1e-3)
     np.testing.assert_allclose(metrics["policy_loss"], -worth.mean(1), rtol=1e-3)
     np.testing.assert_allclose(metrics["entropy"], entropy.mean(1), rtol=1e-3)

@@ -20,6 +20,7 @@ ALGORITHMS: Registry = Registry("algorithms", {
     "dqn": At("varshare_jax.algorithms.dqn:DQN"),
     "sac": At("varshare_jax.algorithms.sac:SAC"),
     "ddpg": At("varshare_jax.algorithms.ddpg:DDPG"),
+    "mpo": At("varshare_jax.algorithms.mpo:MPO"),
 }, _adopt)
 """A name -> its `Algorithm`."""
 

@@ -68,7 +68,8 @@ class DDPG(OffPolicy):
     def check_suite(self, suite):
         if not isinstance(suite.action_space, Continuous):
             raise UserError(f"--algorithm=ddpg: needs continuous actions, and those of "
-                            f"{suite.name} are discrete; use --algorithm=ppo, vmpo, dqn or sac")
+                            f"{suite.name} are discrete; use --algorithm=ppo, vmpo, dqn, sac or "
+                            "mpo")
 
     def draw(self, problem, state, key):
         batch_key, noise_key = jax.random.split(key)

@@ -39,7 +39,7 @@ class DQN(OffPolicy):
     def check_suite(self, suite):
         if not isinstance(suite.action_space, Discrete):
             raise UserError(f"--algorithm=dqn: needs discrete actions, and those of {suite.name} "
-                            "are continuous; use --algorithm=ppo, vmpo, sac or ddpg")
+                            "are continuous; use --algorithm=ppo, vmpo, sac, ddpg or mpo")
 
     def loss(self, problem, start, forward, batch):
         """Mean Huber loss of the TD errors."""

@@ -67,6 +67,23 @@ def vmpo_temperature_loss(advantage: jax.Array, selected: jax.Array, temperature
     return temperature * (epsilon + log_mean)
 
 
+def mpo_weights(q: jax.Array, log_prior: jax.Array,
+                temperature: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """MPO's E-step, [M, ..., K] -> weights of K actions [M, ..., K], and their KL [M, ...].
+
+    ψ = p exp(Q / η) / Σ p exp(Q / η), where p = exp(`log_prior`) are the target policy's
+    probabilities of all actions, or 1/K each of K that were drawn from it; η is [M]. With KL(ψ ‖ p)
+    ε − KL is the slope in η of the temperature's dual, η ε + η log Σ p exp(Q / η)
+    (Abdolmaleki et al. 2018, "Maximum a Posteriori Policy Optimisation", arXiv 1806.06920,
+    equation 9). Both are constants.
+    """
+    scaled = jax.lax.stop_gradient(q / lead(temperature, q))
+    log_prior = jax.lax.stop_gradient(log_prior)
+    log_weights = jax.nn.log_softmax(log_prior + scaled)
+    weights = jnp.exp(log_weights)
+    return weights, (weights * (log_weights - log_prior)).sum(-1)
+
+
 def kl_penalty(kl: jax.Array, multiplier: jax.Array, epsilon: jax.Array | float) -> jax.Array:
     """A bound on a KL as a Lagrangian, [M, ...] -> [M, ...].
 
@@ -81,7 +98,7 @@ def kl_parts(target: distrax.Distribution, policy: distrax.Distribution) -> dict
     """What bounds a policy's distance from its target: KLs of batch shape by name.
 
     Discrete actions: `policy`, KL(target ‖ policy). Gaussians: `mean` and `covariance`
-    (`gaussian_kl_parts`), which have multipliers of their own.
+    (`gaussian_kl_parts`), which have multipliers of their own; squashing them changes no KL.
     """
     if isinstance(policy, distrax.Categorical):
         return {"policy": target.kl_divergence(policy)}

@@ -14,11 +14,23 @@ from varshare_jax.algorithms import descent, objectives
 from varshare_jax.algorithms.acting import observe
 from varshare_jax.algorithms.base import Algorithm, Problem
 from varshare_jax.algorithms.normalization import update_stats
-from varshare_jax.algorithms.replay import Experience, create, insert, num_bytes, sample
+from varshare_jax.algorithms.replay import (
+    Batch,
+    Experience,
+    create,
+    insert,
+    num_bytes,
+    sample,
+)
 from varshare_jax.algorithms.rollout import collect, episode_metrics
 from varshare_jax.errors import UserError
 from varshare_jax.methods.base import Metrics, Scalars
-from varshare_jax.networks.heads import ActionValueHead, ContinuousActionValueHead
+from varshare_jax.networks.heads import (
+    ActionValueHead,
+    ContinuousActionValueHead,
+    PolicyHead,
+    SquashedPolicyHead,
+)
 from varshare_jax.networks.network import Heads
 from varshare_jax.suites.base import Suite
 from varshare_jax.types import Agent, Continuous, Discrete, TrainState
@@ -37,6 +49,16 @@ class Start(NamedTuple):
     own: dict[str, Any]
     scalars: Scalars
     held: tuple[str, ...] = ()
+
+
+class Sample(NamedTuple):
+    """A batch, and standard normal noise [M, B, ..., A] of actions drawn after its transitions and
+    at them. None for discrete actions, over which expectations are exact.
+    """
+
+    batch: Batch
+    noise_after: jax.Array | None
+    noise: jax.Array | None
 
 
 class OffPolicy(Algorithm):
@@ -162,6 +184,33 @@ def _step(problem: Problem, state: TrainState, held: tuple[str, ...], carry: Any
     share = jnp.where(due, problem.scalar(state.scalars, "target_rate"), 0.0)
     agent = agent.replace(target=objectives.polyak(agent.target, agent.variables, share))
     return (agent, algorithm.follow(problem, start, metrics)), metrics
+
+
+def with_noise(problem: Problem, batch: Batch, key: jax.Array, *draws: int) -> Sample:
+    """A batch with noise of so many `draws` of an action at each observation (of one by default).
+    """
+    space = problem.suite.action_space
+    if isinstance(space, Discrete):
+        return Sample(batch, None, None)
+    tasks, size = batch.reward.shape
+    noise = jax.random.normal(key, (tasks, 2, size, *draws, space.size))
+    return Sample(batch, noise[:, 0], noise[:, 1])
+
+
+def taken(apply: Any, batch: Batch, names: tuple[str, ...]) -> list[jax.Array]:
+    """What each critic says of the actions that were taken, [M, B]."""
+    if jnp.issubdtype(batch.action.dtype, jnp.integer):
+        outputs = apply(batch.obs, *names)
+        return [objectives.action_value(outputs[name], batch.action) for name in names]
+    outputs = apply(batch.obs, *names, action=batch.action)
+    return [outputs[name] for name in names]
+
+
+def stochastic_actor(space: Discrete | Continuous, config: Any) -> Heads:
+    """A policy over discrete actions, or one that draws actions in (-1, 1)."""
+    log_std = config.network.initial_log_std
+    return (("actor", PolicyHead(space, log_std) if isinstance(space, Discrete)
+             else SquashedPolicyHead(space.size, log_std)),)
 
 
 def critics(space: Discrete | Continuous, config: Any, names: tuple[str, ...]) -> Heads:

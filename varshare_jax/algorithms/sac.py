@@ -7,7 +7,7 @@ has a temperature of its own.
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,20 +15,17 @@ import jax.numpy as jnp
 from varshare_jax.algorithms import objectives
 from varshare_jax.algorithms.base import Problem, per_task
 from varshare_jax.algorithms.duals import dual_moments, step_duals
-from varshare_jax.algorithms.off_policy import TWINS, OffPolicy, Start, critics
-from varshare_jax.algorithms.replay import Batch
+from varshare_jax.algorithms.off_policy import (
+    TWINS,
+    OffPolicy,
+    Start,
+    critics,
+    stochastic_actor,
+    taken,
+    with_noise,
+)
 from varshare_jax.algorithms.settings import SACConfig
-from varshare_jax.networks.heads import PolicyHead, SquashedPolicyHead
 from varshare_jax.types import Discrete, lead
-
-
-class Sample(NamedTuple):
-    """A batch and standard normal noise of actions drawn in it, [M, 2, B, A]: those after and
-    those at its transitions. None for discrete actions, over which expectations are exact.
-    """
-
-    batch: Batch
-    noise: jax.Array | None
 
 
 class SAC(OffPolicy):
@@ -37,10 +34,7 @@ class SAC(OffPolicy):
     settings = SACConfig
 
     def heads(self, space, config):
-        log_std = config.network.initial_log_std
-        actor = (PolicyHead(space, log_std) if isinstance(space, Discrete)
-                 else SquashedPolicyHead(space.size, log_std))
-        return ("actor", actor), *critics(space, config, TWINS)
+        return *stochastic_actor(space, config), *critics(space, config, TWINS)
 
     def init(self, problem, key):
         """Beside the replay log α and Adam's moments of it, [M]."""
@@ -51,11 +45,7 @@ class SAC(OffPolicy):
 
     def draw(self, problem, state, key):
         batch_key, noise_key = jax.random.split(key)
-        batch, space = super().draw(problem, state, batch_key), problem.suite.action_space
-        if isinstance(space, Discrete):
-            return Sample(batch, None)
-        tasks, size = batch.reward.shape
-        return Sample(batch, jax.random.normal(noise_key, (tasks, 2, size, space.size)))
+        return with_noise(problem, super().draw(problem, state, batch_key), noise_key)
 
     def loss(self, problem, start, forward, batch):
         """The critics' squared errors and the policy's, which climbs the critics of `start`.
@@ -63,17 +53,17 @@ class SAC(OffPolicy):
         Random weights of the critics are drawn in their own errors, those of the policy in its
         loss; targets and the critics that the policy climbs have mean weights.
         """
-        batch, noise = batch
+        batch, noise_after, noise = batch
         temperature = jnp.exp(start.own["log_temperature"])
         mean, slow = (functools.partial(problem.network.apply, variables)
                       for variables in (start.agent.variables, start.agent.target))
         after = mean(batch.final_obs, "actor")["actor"]
-        future, _ = _judge(after, slow, batch.final_obs, temperature, _noise(noise, 0))
+        future, _ = _judge(after, slow, batch.final_obs, temperature, noise_after)
         goal = batch.reward + batch.discount * future
-        values = _taken(forward, batch)
+        values = taken(forward, batch, TWINS)
         value_loss = per_task(functools.reduce(jnp.add, (jnp.square(q - goal) / 2 for q in values)))
         policy = forward(batch.obs, "actor")["actor"]
-        worth, entropy = _judge(policy, mean, batch.obs, temperature, _noise(noise, 1))
+        worth, entropy = _judge(policy, mean, batch.obs, temperature, noise)
         policy_loss = -per_task(worth)
         return value_loss + policy_loss, {
             "value_loss": value_loss, "policy_loss": policy_loss, "q": per_task(values[0]),
@@ -111,18 +101,5 @@ def _judge(policy: Any, apply: Any, obs: jax.Array, temperature: jax.Array,
     return q - lead(temperature, q) * log_prob, -log_prob
 
 
-def _taken(apply: Any, batch: Batch) -> list[jax.Array]:
-    """What each critic says of the actions that were taken, [M, B]."""
-    if jnp.issubdtype(batch.action.dtype, jnp.integer):
-        outputs = apply(batch.obs, *TWINS)
-        return [objectives.action_value(outputs[name], batch.action) for name in TWINS]
-    outputs = apply(batch.obs, *TWINS, action=batch.action)
-    return [outputs[name] for name in TWINS]
-
-
 def _lower(outputs: dict[str, jax.Array]) -> jax.Array:
     return functools.reduce(jnp.minimum, (outputs[name] for name in TWINS))
-
-
-def _noise(noise: jax.Array | None, index: int) -> jax.Array | None:
-    return None if noise is None else noise[:, index]

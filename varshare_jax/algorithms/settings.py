@@ -67,14 +67,12 @@ class PPOConfig(OnPolicyConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class VMPOConfig(OnPolicyConfig):
-    """V-MPO."""
+class BoundsConfig(Section):
+    """What MPO and V-MPO bound, by a temperature and by multipliers of each task's own."""
 
-    section = "vmpo"
-
-    entropy_coefficient: float = changed(OnPolicyConfig, "entropy_coefficient", 0.0)
-    epsilon: float = field(0.1, "bound ε on the KL of the better half's weights from uniform ones",
-                           traced=True, above=0)
+    epsilon: float = field(0.1, "bound ε on the KL of the E-step's weights from weights that are "
+                                "all alike (discrete MPO: from the target policy)", traced=True,
+                           above=0)
     epsilon_policy: float = field(0.01, "bound on KL(target ‖ policy) of discrete actions",
                                   traced=True, above=0)
     epsilon_mean: float = field(0.1, "bound on the part of that KL due to Gaussians' means",
@@ -84,6 +82,15 @@ class VMPOConfig(OnPolicyConfig):
     dual_rate: float = field(0.01, "learning rate of the multipliers", traced=True, above=0)
     initial_temperature: float = field(1.0, "temperature η at the start", above=1e-6)
     initial_multiplier: float = field(1.0, "multipliers α of the KL at the start", above=1e-6)
+
+
+@dataclasses.dataclass(frozen=True)
+class VMPOConfig(BoundsConfig, OnPolicyConfig):
+    """V-MPO."""
+
+    section = "vmpo"
+
+    entropy_coefficient: float = changed(OnPolicyConfig, "entropy_coefficient", 0.0)
     target_every: int = field(1, "updates between copies of the policy to the target", above=0)
 
 
@@ -142,7 +149,7 @@ class DQNConfig(OffPolicyConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ActorCriticConfig(OffPolicyConfig):
-    """What SAC and DDPG start from: one gradient step for each transition, no decay."""
+    """What SAC, DDPG and MPO start from: one gradient step for each transition, no decay."""
 
     rollout_length: int = changed(AlgorithmConfig, "rollout_length", 8)
     anneal_learning_rate: bool = changed(AlgorithmConfig, "anneal_learning_rate", False)
@@ -189,6 +196,21 @@ class DDPGConfig(ActorCriticConfig):
                             f"--ddpg.gradient_steps={self.gradient_steps}")
 
 
+@dataclasses.dataclass(frozen=True)
+class MPOConfig(BoundsConfig, ActorCriticConfig):
+    """MPO."""
+
+    section = "mpo"
+
+    normalize_returns: bool = changed(ActorCriticConfig, "normalize_returns", True)
+    target_every: int = changed(ActorCriticConfig, "target_every", 100)
+    target_rate: float = changed(ActorCriticConfig, "target_rate", 1.0)
+    epsilon_mean: float = changed(BoundsConfig, "epsilon_mean", 0.05)
+    epsilon_covariance: float = changed(BoundsConfig, "epsilon_covariance", 5e-4)
+    action_samples: int = field(20, "actions of the target policy at each observation, where they "
+                                    "are continuous", above=0)
+
+
 SECTIONS: tuple[type[AlgorithmConfig], ...] = (PPOConfig, VMPOConfig, DQNConfig, SACConfig,
-                                            DDPGConfig)
+                                            DDPGConfig, MPOConfig)
 """Those of single algorithms, in the order of their flags."""

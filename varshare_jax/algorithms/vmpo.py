@@ -14,13 +14,13 @@ import jax.numpy as jnp
 from varshare_jax.algorithms import descent, objectives, on_policy
 from varshare_jax.algorithms.acting import policy_of
 from varshare_jax.algorithms.base import Problem, per_task
-from varshare_jax.algorithms.duals import dual_moments, step_duals
+from varshare_jax.algorithms.duals import initial_duals, step_duals, trust, trust_dual
 from varshare_jax.algorithms.on_policy import OnPolicy
 from varshare_jax.algorithms.rollout import collect, episode_metrics
 from varshare_jax.algorithms.settings import VMPOConfig
 from varshare_jax.methods.base import Metrics, Scalars
 from varshare_jax.networks.critics import make_critic
-from varshare_jax.types import Continuous, TrainState
+from varshare_jax.types import TrainState
 
 
 class Sample(NamedTuple):
@@ -45,14 +45,7 @@ class VMPO(OnPolicy):
 
     def init(self, problem, key):
         """Beside PopArt's statistics the duals' parameters and Adam's moments of them, each [M]."""
-        settings, tasks = problem.settings, problem.suite.num_tasks
-        continuous = isinstance(problem.suite.action_space, Continuous)
-        start = {"temperature": settings.initial_temperature} | dict.fromkeys(
-            ("mean", "covariance") if continuous else ("policy",), settings.initial_multiplier)
-        duals = {name: jnp.full(tasks, objectives.dual_parameter(value))
-                 for name, value in start.items()}
-        return super().init(problem, key) | {"duals": duals,
-                                             "moments": dual_moments(duals)}
+        return super().init(problem, key) | initial_duals(problem)
 
     def acting(self, agent):
         return agent.target
@@ -114,25 +107,20 @@ def vmpo_loss(problem: Problem, scalars: Scalars, duals: dict[str, jax.Array], b
     outputs = forward(batch.obs, "actor", "critic")
     policy_loss = objectives.vmpo_policy_loss(outputs["actor"].log_prob(batch.action), *better,
                                               multiplier["temperature"])
-    kls = {name: per_task(kl) for name, kl in
-           objectives.kl_parts(sample.target_policy, outputs["actor"]).items()}
-    trust = sum(multiplier[name] * kl for name, kl in kls.items())
+    distance, kls = trust(multiplier, sample.target_policy, outputs["actor"])
     value_loss = per_task(make_critic(problem.config.network).error(
         on_policy.rescaled(problem, forward.variables, outputs["critic"]), batch.target,
         batch.value, None))
     entropy = per_task(outputs["actor"].entropy())
-    loss = (policy_loss + trust + problem.scalar(scalars, "value_coefficient") * value_loss
+    loss = (policy_loss + distance + problem.scalar(scalars, "value_coefficient") * value_loss
             - problem.scalar(scalars, "entropy_coefficient") * entropy)
-    return loss, {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy,
-                  **{f"kl_{name}": kl for name, kl in kls.items()}}
+    return loss, {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy} | kls
 
 
 def dual_loss(problem: Problem, scalars: Scalars, duals: dict[str, jax.Array], better: Better,
               metrics: Metrics) -> jax.Array:
     """What the multipliers descend, [M]: the temperature's dual, and α (ε − KL) of each KL."""
-    scalar = functools.partial(problem.scalar, scalars)
     multiplier = jax.tree.map(objectives.dual, duals)
-    loss = objectives.vmpo_temperature_loss(*better, multiplier.pop("temperature"),
-                                            scalar("epsilon"))
-    return loss + sum(objectives.kl_penalty(metrics[f"kl_{name}"], alpha, scalar(f"epsilon_{name}"))
-                      for name, alpha in multiplier.items())
+    return (objectives.vmpo_temperature_loss(*better, multiplier["temperature"],
+                                             problem.scalar(scalars, "epsilon"))
+            + trust_dual(problem, scalars, multiplier, metrics))

@@ -18,6 +18,11 @@ class SquashedNormal(distrax.Distribution):
         super().__init__()
         self.loc, self.scale = loc, scale
 
+    @property
+    def distribution(self) -> distrax.Normal:
+        """That of u, batch [..., A]."""
+        return distrax.Normal(self.loc, self.scale)
+
     def squash(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Standard normal noise [..., A] -> actions [..., A] and their log densities [...]."""
         raw = self.loc + self.scale * noise
