@@ -58,7 +58,7 @@ provenance.use_compile_cache(CACHE)
 
 COMPILING = {f"test_{name}" for name in (
     "adapting", "ddpg", "dqn", "learned_scales", "learner", "methods", "natural", "nonfinite",
-    "ppo", "preconditioner", "sac", "trust", "variants", "vmpo")}
+    "ppo", "preconditioner", "sac", "trust", "unlike", "variants", "vmpo")}
 """Files whose programs take longer to compile than to run: XLA leaves them as they are."""
 
 
