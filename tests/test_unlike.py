@@ -18,6 +18,8 @@ from varshare_jax.algorithms.off_policy import Start
 from varshare_jax.errors import UserError
 from varshare_jax.learner import Learner, make_network, make_problem, without
 from varshare_jax.networks.heads import NEVER
+from varshare_jax.networks.settings import NetworkConfig
+from varshare_jax.networks.torsos import MLP
 from varshare_jax.suites import car_on_hill, inverted_pendulum
 from varshare_jax.types import Continuous, Discrete
 
@@ -347,12 +349,24 @@ def test_a_new_task_gets_an_input_map_and_heads_and_leaves_the_rest():
     assert all(g.any() for g in jax.tree.leaves(grads["own"]))
 
 
+def test_the_last_hidden_layer_may_have_another_activation():
+    settings = NetworkConfig(hidden=(8, 6, 5), activation="relu", last_activation="sigmoid")
+    x, torso = jax.random.normal(jax.random.key(0), (7, D)), MLP(settings)
+    params = torso.init(jax.random.key(1), x)["params"]
+    first, second, third = (params[name]["kernel"] for name in "012")  # biases are 0
+    hidden = jax.nn.relu(jax.nn.relu(x @ first) @ second)
+    np.testing.assert_allclose(torso.apply({"params": params}, x),
+                               jax.nn.sigmoid(hidden @ third), rtol=1e-5)
+
+
 def test_what_cannot_be_is_told(monkeypatch):
     with pytest.raises(UserError, match=r"--network.hidden=8: the first layer is each task's own"):
         methods.make(C.replace(C.Config(method="feature_sharing"), {"network.hidden": (8,)}), M)
     with pytest.raises(UserError, match=r"--adapt.start=mean: tasks of classic5 differ"):
         make_problem(C.replace(C.Config(suite="classic5"), {
             "adapt.regime": "full", "adapt.source": "a run", "adapt.start": "mean"}))
+    with pytest.raises(UserError, match=r"--network.last_activation=sigmoid: a bronet ends"):
+        NetworkConfig(torso="bronet", last_activation="sigmoid").check()
     reach = Probe("reach", 2)
     reach.action_sizes = 1, 2
     reach.action_space = Continuous(2)
