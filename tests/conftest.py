@@ -61,7 +61,7 @@ provenance.use_compile_cache(CACHE)
 
 COMPILING = {f"test_{name}" for name in (
     "adapting", "ddpg", "dqn", "learned_scales", "learner", "methods", "mpo", "natural",
-    "nonfinite", "ppo", "preconditioner", "sac", "trust", "variants", "vmpo")}
+    "nonfinite", "ppo", "preconditioner", "sac", "trust", "unlike", "variants", "vmpo")}
 """Files whose programs take longer to compile than to run: XLA leaves them as they are."""
 
 

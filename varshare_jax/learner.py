@@ -23,7 +23,15 @@ from varshare_jax.methods.base import Metrics
 from varshare_jax.methods.lifting import MultiTaskNetwork
 from varshare_jax.settings import flag_value, leaves
 from varshare_jax.suites.base import Suite
-from varshare_jax.types import LEFT_OUT, TrainState, is_shared, lead, present
+from varshare_jax.types import (
+    LEFT_OUT,
+    Continuous,
+    Discrete,
+    TrainState,
+    is_shared,
+    lead,
+    present,
+)
 
 _ENVS_IN_STEP = 64
 _MOST_UPDATES = 2**31 - 1  # in int32
@@ -38,6 +46,7 @@ def make_problem(config: Config, *, here: bool = True) -> Problem:
     config = suites.name_folds(config).validate()
     suite, algorithm = suites.make(config.suite, config), ALGORITHMS[config.algorithm]
     algorithm.check_suite(suite)
+    _check_sizes(config, suite)
     # The config itself stays as given: what a run stores must lead to the same widths again.
     sized = config
     if config.capacity == "matched":
@@ -50,6 +59,16 @@ def make_problem(config: Config, *, here: bool = True) -> Problem:
         raise UserError(f"--total_steps={config.total_steps}: is {problem.num_updates} updates; "
                         f"{_MOST_UPDATES} can be counted")
     return problem
+
+
+def _check_sizes(config: Config, suite: Suite) -> None:
+    """Raises UserError for what tasks with unlike observations or actions cannot have."""
+    if isinstance(suite.action_space, Continuous) and len(set(suite.action_sizes)) > 1:
+        raise UserError(f"--suite={suite.name}: its tasks have actions of {suite.action_sizes} "
+                        "numbers; only discrete actions may differ in number")
+    if config.adapt.start == "mean" and not suite.alike:
+        raise UserError(f"--adapt.start=mean: tasks of {suite.name} differ in observations or "
+                        "actions, and so in what their parameters stand for; use fresh")
 
 
 def check_memory(parts: Mapping[str, float], seeds: int) -> None:
@@ -99,8 +118,11 @@ def _memory(problem: Problem) -> dict[str, float]:
 def make_network(config: Config, suite: Suite) -> MultiTaskNetwork:
     """The networks of a config's algorithm, as its method lifts them over tasks."""
     method = methods.make(config, suite.num_tasks)
-    heads = ALGORITHMS[config.algorithm].heads(suite.action_space, config)
-    return MultiTaskNetwork(method, suite.observation_size, heads)
+    space, sizes = suite.action_space, suite.action_sizes
+    heads = ALGORITHMS[config.algorithm].heads(space, config)
+    unlike = isinstance(space, Discrete) and min(sizes) < space.n
+    return MultiTaskNetwork(method, suite.observation_size, heads,
+                            action_sizes=sizes if unlike else ())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +236,8 @@ def without(problem: Problem, learns: jax.Array, before: TrainState,
 
     What belongs to others stays as it was `before`, and their running statistics are those of the
     tasks that learn, taken together, so that they can be played: what is known of a task that was
-    never seen. They count as one rollout's, and would soon give way to its own.
+    never seen. They count as one rollout's, and would soon give way to its own. Where tasks are
+    not alike nothing is known of it, and they stay as well.
     """
     def kept(path: tuple[Any, ...], old: jax.Array, new: jax.Array) -> jax.Array:
         return new if is_shared(path) else jnp.where(lead(learns, new), new, old)
@@ -222,7 +245,10 @@ def without(problem: Problem, learns: jax.Array, before: TrainState,
     old, new = before.agent, after.agent
     agent = jax.tree_util.tree_map_with_path(kept, old.replace(memory={}), new.replace(memory={}))
     rollout = problem.config.steps_per_task
-    stats = {name: with_pooled(x, learns, rollout) for name, x in after.stats.items()}
+    if problem.suite.alike:
+        stats = {name: with_pooled(x, learns, rollout) for name, x in after.stats.items()}
+    else:
+        stats = jax.tree_util.tree_map_with_path(kept, before.stats, after.stats)
     return after.replace(agent=agent.replace(memory=new.memory), stats=stats)
 
 

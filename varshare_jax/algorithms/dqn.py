@@ -11,6 +11,7 @@ from varshare_jax.algorithms.base import per_task
 from varshare_jax.algorithms.off_policy import OffPolicy, critics
 from varshare_jax.algorithms.settings import DQNConfig
 from varshare_jax.errors import UserError
+from varshare_jax.networks.heads import ALLOWED
 from varshare_jax.types import Discrete
 
 
@@ -34,7 +35,10 @@ class DQN(OffPolicy):
         """ε-greedy; the best action alone in evaluations."""
         epsilon, q = 0.0 if exploration is None else exploration, outputs["critic"]
         best = jax.nn.one_hot(q.argmax(-1), q.shape[-1])
-        return distrax.Categorical(probs=(1 - epsilon) * best + epsilon / q.shape[-1])
+        if (allowed := outputs.get(ALLOWED)) is None:
+            return distrax.Categorical(probs=(1 - epsilon) * best + epsilon / q.shape[-1])
+        share = epsilon * allowed / allowed.sum(-1, keepdims=True)
+        return distrax.Categorical(probs=(1 - epsilon) * best + share)
 
     def check_suite(self, suite):
         if not isinstance(suite.action_space, Discrete):

@@ -79,10 +79,12 @@ class SAC(OffPolicy):
 
 
 def target_entropy(problem: Problem, start: Start) -> jax.Array:
-    """The entropy H̄ that temperatures keep policies at, in nats."""
+    """The entropy H̄ that temperatures keep policies at, in nats; [M] where actions are unlike."""
     space, scalar = problem.suite.action_space, functools.partial(problem.scalar, start.scalars)
     if isinstance(space, Discrete):
-        return scalar("target_entropy_share") * math.log(space.n)
+        sizes = problem.network.action_sizes
+        most = jnp.log(jnp.float32(sizes)) if sizes else math.log(space.n)
+        return scalar("target_entropy_share") * most
     return scalar("target_entropy") * space.size
 
 

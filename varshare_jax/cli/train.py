@@ -4,11 +4,11 @@
         --run_dir=runs/x
 
 Suites: cartpole10 (ten cart-poles), lunar_lander20 and lunar_lander20_continuous (twenty landings),
-mt10, mt3, mt1:<task> (Meta-World), their single tasks cartpole and lunar_lander, gymnax:<id>
-(gymnax:Pendulum-v1, ...).
+classic5 (five unlike tasks), mt10, mt3, mt1:<task> (Meta-World), their single tasks cartpole and
+lunar_lander, gymnax:<id> (gymnax:Pendulum-v1, ...).
 Methods: varshare, varshare_lora, varshare_horseshoe, varshare_trust_region, independent,
-hard_sharing, contextual, one_hot, l2_soft, paco, soft_modularization, pcgrad, cagrad,
-contextual_pcgrad, contextual_cagrad.
+hard_sharing, feature_sharing, contextual, one_hot, l2_soft, paco, soft_modularization, pcgrad,
+cagrad, contextual_pcgrad, contextual_cagrad.
 The run folder gets config.json, train.jsonl, eval.jsonl, TensorBoard events, checkpoints and, at
 the end, summary.json. A stopped or killed run goes on with --resume and the same flags, or with
 --run_dir and --resume alone. Exit status 75: a signal has stopped it, and it can go on; 3: every

@@ -21,6 +21,7 @@ METHODS: Registry = Registry("methods", {
     "varshare": At("varshare_jax.methods.varshare:VarShare"),
     "independent": At("varshare_jax.methods.independent:Independent"),
     "hard_sharing": At("varshare_jax.methods.hard_sharing:HardSharing"),
+    "feature_sharing": At("varshare_jax.methods.feature_sharing:FeatureSharing"),
     "contextual": At("varshare_jax.methods.contextual:Contextual"),
     "one_hot": At("varshare_jax.methods.one_hot:OneHot"),
     "l2_soft": At("varshare_jax.methods.l2_soft:L2Soft"),

@@ -20,13 +20,15 @@ class MultiTaskNetwork:
 
     `shared` variables are broadcast, `task` variables and data are mapped: JAX then sums every
     task's gradient into `shared` and gives each task its own. With `shared_axis=0` every task
-    has a copy of `shared` [M, ...], whose gradients stay apart.
+    has a copy of `shared` [M, ...], whose gradients stay apart. `action_sizes` [M] are how many of
+    the heads' discrete actions tasks have; (): all.
     """
 
     method: Method
     observation_size: int
     heads: Heads
     shared_axis: int | None = None
+    action_sizes: tuple[int, ...] = ()
 
     @property
     def num_tasks(self) -> int:
@@ -63,14 +65,23 @@ class MultiTaskNetwork:
         Means of random weights act, unless `noise`, a key, makes layers draw for each example.
         Networks that value continuous actions read `action` [M, ..., A].
         """
-        def one(shared, task, index, x, action, key):
+        def one(shared, task, index, x, action, key, count):
             params = self.method.compose(shared, task, index)
             rngs = None if key is None else {"noise": key}
-            return self.module.apply({"params": params}, x, names, action, rngs=rngs)
+            return self.module.apply({"params": params}, x, names, action, count, rngs=rngs)
 
         keys = None if noise is None else jax.random.split(noise, self.num_tasks)
-        given = (None if x is None else 0 for x in (action, keys))
-        return self._over_tasks(one, 0, *given)(*self._tasks(variables), obs, action, keys)
+        others = action, keys, self._num_actions()
+        given = (None if x is None else 0 for x in others)
+        return self._over_tasks(one, 0, *given)(*self._tasks(variables), obs, *others)
+
+    def apply_alone(self, params: Params, task: jax.Array, obs: jax.Array,
+                    *names: str) -> dict[str, Any]:
+        """Outputs of one task's network, [B, D] -> [B, ...]: `params` are its part of `merge`."""
+        counts = self._num_actions()
+        outputs: Any = self.module.apply({"params": params}, obs, names,
+                                         num_actions=None if counts is None else counts[task])
+        return outputs
 
     def sample(self, variables: Variables, key: jax.Array) -> Variables:
         """One draw of every task's weights (the same variables if the method has no noise)."""
@@ -135,6 +146,10 @@ class MultiTaskNetwork:
                          jax.eval_shape(self.merge, variables)))
         return {"active": shared + task // self.num_tasks, "merged": merged // self.num_tasks,
                 "stored": shared + task}
+
+    def _num_actions(self) -> jax.Array | None:
+        """How many discrete actions tasks have, [M]; None: all that the heads have."""
+        return jnp.array(self.action_sizes) if self.action_sizes else None
 
     def _tasks(self, variables: Variables) -> tuple[Params, Params, jax.Array]:
         return variables["shared"], variables["task"], jnp.arange(self.num_tasks)

@@ -1,7 +1,7 @@
 """Heads: what a network's features become."""
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import distrax
 import flax.linen as nn
@@ -13,6 +13,10 @@ from varshare_jax.networks.layers import parameter, per_example
 from varshare_jax.networks.squashed import SquashedNormal
 from varshare_jax.types import Continuous, Discrete
 
+ALLOWED = "allowed"
+"""Among a network's outputs where tasks have unlike actions: which the task has, [..., A]."""
+NEVER = -1e9
+"""Logit and value of an action that its task does not have: finite, so that 0 · NEVER is 0."""
 LOG_STD = "log_std"
 LOG_STD_RANGE = -10.0, 2.0
 """Where the logarithms of state-dependent deviations are clipped."""
@@ -41,6 +45,10 @@ class PolicyHead:
     action_space: Discrete | Continuous
     initial_log_std: float
     gain: float = 0.01
+
+    @property
+    def chooses(self) -> bool:
+        return isinstance(self.action_space, Discrete)
 
     @property
     def outputs(self) -> int:
@@ -117,6 +125,7 @@ class ActionValueHead:
 
     outputs: int
     gain: float = 1.0
+    chooses: ClassVar[bool] = True
 
     def setup(self, module: nn.Module) -> None: ...
 
@@ -141,6 +150,11 @@ class ContinuousActionValueHead:
 def action_size(head: Head) -> int:
     """Numbers of an action that a head's torso reads before the observation."""
     return getattr(head, "action_size", 0)
+
+
+def chooses(head: Head) -> bool:
+    """Whether each output of a head stands for one discrete action."""
+    return getattr(head, "chooses", False)
 
 
 def is_head(name: str) -> bool:

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from varshare_jax.networks.heads import Head, action_size
+from varshare_jax.networks.heads import ALLOWED, NEVER, Head, action_size, chooses
 from varshare_jax.networks.layers import Dense
 
 Heads = tuple[tuple[str, Head], ...]
@@ -34,10 +34,13 @@ class TaskNetwork(nn.Module):
             setattr(self, name, self.torso())
 
     def __call__(self, obs: jax.Array, names: tuple[str, ...] = (),
-                 action: jax.Array | None = None) -> dict[str, Any]:
+                 action: jax.Array | None = None,
+                 num_actions: jax.Array | None = None) -> dict[str, Any]:
         """[..., D] -> what the heads of these names (all by default) read of it.
 
-        Heads of actions' values need an `action` [..., A] beside the observation.
+        Heads of actions' values need an `action` [..., A] beside the observation. With
+        `num_actions` the task has only so many of the discrete actions: the others are `NEVER`
+        taken, and the outputs tell which it has, as `ALLOWED`.
         """
         wanted = {name: head for name, head in self.heads if name in names or not names}
         trunk = self.trunk(obs) if self.one_trunk else None
@@ -47,5 +50,10 @@ class TaskNetwork(nn.Module):
             seen = obs if action is None or not action_size(head) else jnp.concatenate(
                 [action, obs], -1)
             features = trunk if self.one_trunk else getattr(self, name)(seen)
-            outputs[name] = head.read(self, getattr(self, f"{name}_head")(features))
+            read = getattr(self, f"{name}_head")(features)
+            if num_actions is not None and chooses(head):
+                allowed = jnp.arange(read.shape[-1]) < num_actions
+                read = jnp.where(allowed, read, NEVER)
+                outputs[ALLOWED] = jnp.broadcast_to(allowed, read.shape)
+            outputs[name] = head.read(self, read)
         return outputs

@@ -20,6 +20,9 @@ class NetworkConfig(Section):
                        choices=("separate", "shared"))
     activation: str = field("tanh", "activation of the hidden layers",
                             choices=("tanh", "relu", "elu", "silu", "gelu"))
+    last_activation: str = field("same", "activation of the last hidden layer of an mlp",
+                                 choices=("same", "tanh", "relu", "elu", "silu", "gelu",
+                                          "sigmoid"))
     layer_norm: bool = field(False, "LayerNorm before every activation of an mlp")
     critic: str = field("scalar", "what the critic puts out: a value, trained by squared error, "
                                   "or a distribution over atoms, by cross-entropy (never "
@@ -34,5 +37,8 @@ class NetworkConfig(Section):
             raise UserError(f"--network.hidden={self.hidden}: widths must be positive")
         if self.torso == "bronet" and len(set(self.hidden)) > 1:
             raise UserError(f"--network.hidden={self.hidden}: widths of a bronet must be equal")
+        if self.torso == "bronet" and self.last_activation != "same":
+            raise UserError(f"--network.last_activation={self.last_activation}: a bronet ends in "
+                            "no activation of its own; use same")
         if self.critic == "categorical" and self.atoms < 2:
             raise UserError(f"--network.atoms={self.atoms}: must be at least 2")

@@ -6,7 +6,8 @@ import jax
 from varshare_jax.networks.layers import Dense, LayerNorm
 from varshare_jax.networks.settings import NetworkConfig
 
-ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "elu": nn.elu, "silu": nn.silu, "gelu": nn.gelu}
+ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "elu": nn.elu, "silu": nn.silu, "gelu": nn.gelu,
+               "sigmoid": nn.sigmoid}
 
 
 class MLP(nn.Module):
@@ -18,12 +19,15 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., D] -> [..., hidden[-1]]."""
-        activation = ACTIVATIONS[self.settings.activation]
-        for index, width in enumerate(self.settings.hidden):
+        settings = self.settings
+        names = [settings.activation] * len(settings.hidden)
+        if settings.last_activation != "same":
+            names[-1] = settings.last_activation
+        for index, (width, name) in enumerate(zip(settings.hidden, names, strict=True)):
             x = Dense(width, estimator=self.estimator, name=str(index))(x)
-            if self.settings.layer_norm:
+            if settings.layer_norm:
                 x = LayerNorm(name=f"{index}_norm")(x)
-            x = activation(x)
+            x = ACTIVATIONS[name](x)
         return x
 
 

@@ -86,7 +86,7 @@ def act(problem: Problem, player: Player, task: jax.Array, obs: jax.Array) -> ja
     params, stats = jax.tree.map(lambda x: x[task],
                                  (problem.network.merge(player.variables), player.stats))
     seen = observe(problem, jax.tree.map(lambda x: x[None], stats), obs[None])[0]
-    outputs: Any = problem.network.module.apply({"params": params}, seen, problem.algorithm.acts_by)
+    outputs = problem.network.apply_alone(params, task, seen, *problem.algorithm.acts_by)
     return problem.algorithm.distribution(outputs, None).mode()
 
 

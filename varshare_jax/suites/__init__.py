@@ -41,6 +41,12 @@ def _cartpole_family(name: str, config: Any) -> "Suite":
     return cartpole_family.make(name)
 
 
+def _classic5(name: str, config: Any) -> "Suite":
+    from varshare_jax.suites import classic5
+
+    return classic5.make()
+
+
 def _lunar_lander(name: str, config: Any) -> "Suite":
     from varshare_jax.suites import lunar_lander
 
@@ -62,7 +68,8 @@ def _gymnax(name: str, config: Any) -> "Suite":
 
 _MAKERS = {
     "cartpole10": _cartpole, "cartpole": _cartpole, "cartpole10_hard": _cartpole_hard,
-    "cartpole_conflict": _cartpole_conflict, "cartpole_family": _cartpole_family,
+    "cartpole_conflict": _cartpole_conflict, "classic5": _classic5,
+    "cartpole_family": _cartpole_family,
     "lunar_lander20": _lunar_lander, "lunar_lander20_continuous": _lunar_lander,
     "lunar_lander": _lunar_lander, "mt10": _metaworld, "mt3": _metaworld}
 

@@ -1,7 +1,11 @@
-"""A suite: M tasks of one observation and one action space, stepped in parallel."""
+"""A suite: M tasks stepped in parallel, of one observation and one action space.
+
+Tasks whose spaces are unlike are padded to one: `observation_sizes`, `action_sizes`.
+"""
 
 import abc
 import copy
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Self
@@ -54,6 +58,21 @@ class Suite(abc.ABC):
     def num_tasks(self) -> int:
         return len(self.task_names)
 
+    @functools.cached_property
+    def observation_sizes(self) -> tuple[int, ...]:
+        """Entries of each task's observations, [M], all D unless set; zeros follow them up to D."""
+        return (self.observation_size,) * self.num_tasks
+
+    @functools.cached_property
+    def action_sizes(self) -> tuple[int, ...]:
+        """Actions of each task, [M], all of the space unless set; only the first ones are taken."""
+        return (self.action_space.outputs,) * self.num_tasks
+
+    @property
+    def alike(self) -> bool:
+        """Whether observations and actions of all tasks have the same sizes."""
+        return len(set(zip(self.observation_sizes, self.action_sizes, strict=True))) == 1
+
     def describe(self, tasks: Sequence[Any], quantities: Mapping[str, str], target: float) -> None:
         """Sets what a table of tasks tells: `score_range`, if all their `random_return` are known,
         and `task_parameters`, their fields `quantities` by the labels that these have there.
@@ -65,12 +84,14 @@ class Suite(abc.ABC):
                                 for field, label in quantities.items()}
 
     def choose(self, tasks: Sequence[int]) -> Self:
-        """The suite of these of its tasks alone, in the order given.
+        """The suite of these of its tasks alone, in the order given, padded as they were.
 
         Whoever keeps more of its tasks than stands here cuts that as well.
         """
         chosen = copy.copy(self)
         chosen.task_names = tuple(self.task_names[m] for m in tasks)
+        for sizes in ("observation_sizes", "action_sizes"):
+            setattr(chosen, sizes, tuple(getattr(self, sizes)[m] for m in tasks))
         chosen._tasks = tuple(self._tasks[m] for m in tasks) if self._tasks else ()
         if known := vars(self).get("score_range"):
             chosen.score_range = ScoreRange(*(tuple(x[m] for m in tasks) for x in known))

@@ -13,8 +13,8 @@ from varshare_jax.types import Discrete
 def random_returns(suite: Suite, key: jax.Array, episodes: int) -> tuple[float, ...]:
     """Mean returns [M] of uniformly random actions over whole episodes, to a tenth.
 
-    For suites of discrete actions. A task's episodes depend on its index and not on the number of
-    tasks.
+    For suites of discrete actions, of which each task takes its own. A task's episodes depend on
+    its index and not on the number of tasks.
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(suite.num_tasks))
     returns = _play(suite, keys, episodes)
@@ -26,9 +26,9 @@ def _play(suite: Suite, keys: jax.Array, episodes: int) -> jax.Array:
     """keys [M] -> returns [M, E] of one episode each."""
 
     assert isinstance(suite.action_space, Discrete)
-    actions = suite.action_space.n
+    actions = jnp.array(suite.action_sizes)
 
-    def draw(key):
+    def draw(key, actions):
         action_key, step_key = jax.random.split(key)
         return (jax.random.randint(action_key, (episodes,), 0, actions),
                 jax.random.split(step_key, episodes))
@@ -39,7 +39,7 @@ def _play(suite: Suite, keys: jax.Array, episodes: int) -> jax.Array:
 
     def step(carry):
         state, total, done, t = carry
-        action, step_keys = jax.vmap(draw)(_fold(keys, t))
+        action, step_keys = jax.vmap(draw)(_fold(keys, t), actions)
         state, out = suite.step(step_keys, state, action)
         return (state, total + jnp.where(done, 0.0, out.reward),
                 done | out.terminated | out.truncated, t + 1)
