@@ -180,9 +180,9 @@ def _flatten(tree: Any, describe: bool = False) -> dict[str, Any]:
             continue
         name = jax.tree_util.keystr(path, simple=True, separator=".")
         if describe:
-            flat[name] = _describe(jax.eval_shape(_plain, leaf))
+            flat[name] = _describe(jax.eval_shape(without_key, leaf))
         else:
-            flat[name] = np.asarray(jax.device_get(_plain(leaf)))
+            flat[name] = np.asarray(jax.device_get(without_key(leaf)))
     return flat
 
 
@@ -191,16 +191,16 @@ def _unflatten(like: Any, arrays: dict[str, np.ndarray]) -> Any:
         if leaf.size == 0:
             return np.zeros(leaf.shape, leaf.dtype)
         array = np.asarray(arrays[jax.tree_util.keystr(path, simple=True, separator=".")])
-        return jax.random.wrap_key_data(jax.numpy.asarray(array)) if _is_key(leaf) else array
+        return jax.random.wrap_key_data(jax.numpy.asarray(array)) if is_key(leaf) else array
 
     return jax.tree_util.tree_map_with_path(fill, like)
 
 
-def _plain(leaf: jax.Array) -> jax.Array:
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+def without_key(leaf: jax.Array) -> jax.Array:
+    return jax.random.key_data(leaf) if is_key(leaf) else leaf
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 

@@ -72,11 +72,15 @@ class Record:
                         for entry in note.get("skipped") or ()}
         self.known_rows = note.get("rows") or {}
 
-    def training(self, metrics: dict[str, np.ndarray], count: int) -> None:
+    def training(self, metrics: dict[str, np.ndarray] | None, count: int) -> None:
         """One row per chunk: metrics [S, chunk, M], averaged over its `count` updates.
 
-        β, which may jump between two of them, is there update by update as well, [S, count].
+        β, which may jump between two of them, is there update by update as well, [S, count]. In
+        a process that is not told the metrics of all the updates are only counted.
         """
+        if metrics is None:
+            self.update += count
+            return
         self._note_divergence(_harmful(metrics, count, self._left_out))
         self._note_skipped(_skipped(metrics, count))
         rows = {name: _mean_over_updates(values[:, :count]) for name, values in metrics.items()}
@@ -148,11 +152,12 @@ class Record:
         """The last line: what the run scores, and where it is."""
         self.progress.say(_last_line(summary, self.problem.config.run_dir))
 
-    def summary(self, variables: Variables, scores: dict[str, np.ndarray],
-                compile_seconds: float) -> dict[str, Any]:
+    def summary(self, variables: Variables, scores: dict[str, np.ndarray], compile_seconds: float,
+                devices: int = 0) -> dict[str, Any]:
         """Everything that a comparison needs of a complete run, for JSON.
 
-        `variables` are the final ones [S, ...], `scores` those of the last evaluation [S, M].
+        `variables` are the final ones [S, ...], `scores` those of the last evaluation [S, M];
+        `devices` as for `folder.begin`.
         """
         config, suite, network = self.problem.config, self.suite, self.problem.network
         seconds, one_seed = self.wall_seconds, jax.tree.map(lambda x: x[0], variables)
@@ -168,7 +173,7 @@ class Record:
             "diverged": list(self.diverged.values()), "skipped": list(self.skipped.values()),
             "score_range": suite.score_range and suite.score_range._asdict(),
             "task_parameters": dict(suite.task_parameters),
-            "versions": provenance.versions(), "device": provenance.device(),
+            "versions": provenance.versions(), "device": provenance.device(devices),
             "git": provenance.git_state()})
 
 
