@@ -30,17 +30,18 @@ _DISTRIBUTED = tuple(leaves(DistributedConfig(), f"{DistributedConfig.section}."
 
 
 def _main(argv: list[str]) -> int:
+    given = flags.FLAGS
+    distributed = replace(DistributedConfig(), {leaf.name.partition(".")[2]: given[leaf.name].value
+                                                for leaf in _DISTRIBUTED})
+    distributed.check()
     from varshare_jax.runner import train  # here, as --help does without JAX
     from varshare_jax.runs.signals import STOPPED, leave
 
     if len(argv) > 1:
         raise _app.UserError(f"argument {argv[1]}: unexpected; flags are written --name=value")
-    given = flags.FLAGS
     if not given.run_dir:
         raise _app.UserError("--run_dir: name a folder for the run, such as runs/my_run")
     config = _app.config_from_flags(Path(given.run_dir) if given.resume else None)
-    distributed = replace(DistributedConfig(), {leaf.name.partition(".")[2]: given[leaf.name].value
-                                                for leaf in _DISTRIBUTED})
     result = train(config, resume=given.resume, presets=tuple(given.preset), leave=leave,
                    distributed=distributed)
     if result.summary is None:
