@@ -45,6 +45,7 @@ fuzz: install  ## twenty times as much of what `test` leaves to chance, fifty ki
 	FUZZ=20 $(BIN)/python -m pytest -n 0 tests/test_reliability.py -k kills
 	FUZZ=20 $(BIN)/python -m pytest -n 2 tests/test_folds.py tests/test_adapting.py \
 		tests/test_matrix.py tests/test_sac.py tests/test_ddpg.py
+	FUZZ=20 $(BIN)/python -m pytest -n 0 tests/test_distributed.py
 
 bench: install  ## throughput; peers through BENCH_FLAGS, see benchmarks/throughput.py
 	$(BIN)/python -m benchmarks.throughput --out=benchmarks/results/throughput.json $(BENCH_FLAGS)

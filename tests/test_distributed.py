@@ -17,7 +17,7 @@ from conftest import FUZZ, arrays, assert_same_run, error_line, newest, rows
 
 from varshare_jax import config
 from varshare_jax.errors import UserError
-from varshare_jax.runs import processes
+from varshare_jax.runs import links, processes
 from varshare_jax.runs.checkpoint import without_key
 from varshare_jax.runs.processes import Place, find, joined
 from varshare_jax.runs.settings import DistributedConfig
@@ -141,7 +141,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def test_what_is_gathered_and_scattered_is_what_it_was(port, monkeypatch):
-    monkeypatch.setattr(processes, "_BLOCK", 2**16)
+    monkeypatch.setattr(links, "_BLOCK", 2**16)
 
     def act(all_):
         gathered = all_.gather(state(all_.mine))
@@ -262,7 +262,7 @@ def visit(port: int, content: bytes) -> bool:
 
 
 def test_strangers_are_sent_away_and_other_addresses_are_not_listened_to(port, monkeypatch):
-    monkeypatch.setattr(processes, "_STRANGER_SECONDS", 0.2)
+    monkeypatch.setattr(links, "_STRANGER_SECONDS", 0.2)
     answers: list[bool] = []
 
     def first():

@@ -16,7 +16,7 @@ from varshare_jax import suites
 from varshare_jax.config import Config
 from varshare_jax.errors import UserError
 from varshare_jax.learner import Learner
-from varshare_jax.playing.evaluation import evaluate_training, evaluation_key
+from varshare_jax.playing.evaluation import Scores, evaluate_training, evaluation_key
 from varshare_jax.runs import (
     checkpoint,
     processes,
@@ -103,8 +103,8 @@ class _Run:
         self.progress = self.record.progress
         self.suite.tracing = self.progress.say
         self.seeds = self.record.seeds[together.mine]
-        self.layout = Layout.choose(len(self.seeds),
-                                    self.suite.num_tasks if self.suite.splits else 1)
+        tasks = self.suite.num_tasks if self.suite.splits else 1
+        self.layout = Layout.choose(len(self.seeds), tasks)
         self.compile_seconds, self.presets, self.finished = 0.0, presets, finished
 
     def execute(self, leave: Callable[[], None] | None) -> Result:
@@ -113,9 +113,8 @@ class _Run:
             if self.finished:
                 file = Path(self.config.run_dir) / "summary.json"
                 self.progress.say(f"already finished; see {file}")
-                summary = self.together.tell(read_json(file) if self.folder else None)
-                return Result(summary, state if self.record.update == self.total else None,
-                              self.learner)
+                return Result(self.together.tell(read_json(file) if self.folder else None),
+                              state if self.record.update == self.total else None, self.learner)
             state = self.layout.place(state or self._init())
             try:
                 state, completed = self._loop(state, stop)
@@ -208,9 +207,7 @@ class _Run:
             played = self.together.gather(played)
         if played is None:
             return {}
-        scores = {"return": np.concatenate([p.total for p in played], -1).mean(-1)}
-        if self.suite.has_success:
-            scores["success"] = np.concatenate([p.success for p in played], -1).mean(-1)
+        scores = _means(played, self.suite.has_success)
         self.record.evaluation(scores)
         if self.folder and self.config.run.tensorboard:
             _draw_maps(self.record)
@@ -219,12 +216,11 @@ class _Run:
     def _save(self, state: TrainState) -> None:
         if not self.config.run_dir:
             return
-        update = self.record.update
+        update, keep = self.record.update, self.config.run.keep_checkpoints
         with self.progress.working(f"saving update {update}", announce=False):
-            whole = self.together.gather(state)
+            whole, note = self.together.gather(state), self.record.note()
             if self.folder:
-                checkpoint.save(self.folder / "checkpoints", update, whole,
-                                self.config.run.keep_checkpoints, self.record.note())
+                checkpoint.save(self.folder / "checkpoints", update, whole, keep, note)
 
     def _finish(self, state: TrainState) -> dict[str, Any]:
         """The last evaluation, and what a complete run leaves behind."""
@@ -264,6 +260,14 @@ def _newest(record: Record, learner: Learner, finished: bool) -> TrainState | No
     if not finished:
         record.progress.say(f"resuming at update {update} of {learner.problem.num_updates}")
     return state
+
+
+def _means(played: list[Scores], has_success: bool) -> dict[str, np.ndarray]:
+    """Over the episodes of all repeats, [S, M]."""
+    scores = {"return": np.concatenate([p.total for p in played], -1).mean(-1)}
+    if has_success:
+        scores["success"] = np.concatenate([p.success for p in played], -1).mean(-1)
+    return scores
 
 
 def _draw_maps(record: Record) -> None:

@@ -1,21 +1,16 @@
-"""Several processes that train one run, each some of its members, and what they tell each other.
+"""Several processes that train one run, each some of its members.
 
 Members exchange nothing while they learn, so each process trains its own on its own devices, as if
-it were alone. Process 0 has a connection to each of the others; over it go metrics, scores,
-checkpoints and the word to stop. The system closes it when a process ends, however that ends, so
-the others learn of it where they would have waited. (`jax.distributed` aborts the process then.)
+it were alone; no program spans two. Metrics, scores and checkpoints go to process 0, which writes,
+and from it comes the word to stop.
 """
 
 import contextlib
 import dataclasses
 import functools
 import itertools
-import json
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from multiprocessing.connection import Connection
 from typing import Any
 
 import jax
@@ -23,19 +18,15 @@ import numpy as np
 
 from varshare_jax.config import Config
 from varshare_jax.errors import UserError
+from varshare_jax.runs import links
 from varshare_jax.runs.checkpoint import is_key, without_key
-from varshare_jax.runs.files import parse_json, plain
+from varshare_jax.runs.files import plain
+from varshare_jax.runs.links import FLAG, Link
 from varshare_jax.runs.settings import AUTO, DistributedConfig
 from varshare_jax.runs.signals import STOPPED, Stop, Stopped
 from varshare_jax.settings import flag_value, leaves
 
-_FLAG = "--distributed.coordinator"
-_GOES_ON, _FAILED = b".", b"!"  # what a message begins with
-_LONGEST, _BLOCK = 2**26, 2**24  # bytes of a message, of a piece of an array
-_RETRY_SECONDS, _STRANGER_SECONDS = 0.2, 5.0
 _HELLO = {"process": int, "processes": int, "devices": int, "settings": dict}
-# A host that is gone without a word is asked for a sign of life, and given up after a minute.
-_ALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 9, "TCP_USER_TIMEOUT": 60_000}
 _OF_A_HOST = ("run.devices", "run.compile_cache")  # may differ between processes
 
 
@@ -86,9 +77,9 @@ def _detect(timeout: int) -> tuple[str, int, int]:
         address, processes, process, local = ClusterEnv.auto_detect_unset_distributed_params(
             None, None, None, None, None, timeout)
     except Exception as error:  # metadata servers and environments fail in many ways
-        raise UserError(f"{_FLAG}={AUTO}: {error}") from error
+        raise UserError(f"{FLAG}={AUTO}: {error}") from error
     if None in (address, processes, process):
-        raise UserError(f"{_FLAG}={AUTO}: nothing here says who the processes are (SLURM's srun, a "
+        raise UserError(f"{FLAG}={AUTO}: nothing here says who the processes are (SLURM's srun, a "
                         "TPU pod, Open MPI, Kubernetes do); give host:port and the other two flags")
     if local:  # one GPU for each of a host's processes
         visible = ",".join(map(str, local))
@@ -123,8 +114,7 @@ class Processes:
     def __init__(self, place: Place = Place(), members: int = 1):
         self._place = place
         self._shares = [slice(*share) for share in place.share(members)]
-        self._links: dict[int, Connection] = {}
-        self._sending = threading.Lock()
+        self._links: dict[int, Link] = {}
         self.devices = 0
 
     @property
@@ -150,17 +140,19 @@ class Processes:
             return
         end = time.monotonic() + timeout
         if not self.first:
-            self._links[0] = _dial(self._place, end)
-            self._say(0, hello)
-            if not self._links[0].poll(max(0.0, end - time.monotonic())):
-                raise UserError(f"{_FLAG}={self._place.host}:{self._place.port}: process 0 is "
+            self._links[0] = links.dial(self._place.host, self._place.port, end)
+            self._links[0].say(hello)
+            if not self._links[0].speaks(end - time.monotonic()):
+                raise UserError(f"{FLAG}={self._place.host}:{self._place.port}: process 0 is "
                                 f"there, others are missing after {timeout} s")
-            self.devices = self._hear(0)
+            self.devices = self._links[0].hear()
             return
-        for link, other in _visitors(self._place, end, self.count - 1):
-            number = other["process"] if other["process"] not in self._links else self.count
-            self._links[number] = link
-            _check(hello, other, known=number == other["process"])
+        for link, other in links.listen(self._place.host, self._place.port, end, self.count - 1,
+                                        _HELLO):
+            link.number = other["process"]
+            known = link.number not in self._links
+            self._links[link.number if known else self.count] = link
+            _check(hello, other, known)
             self.devices += other["devices"]
         self.tell(self.devices)
 
@@ -169,17 +161,17 @@ class Processes:
         if self.count == 1:
             return value
         if not self.first:
-            return self._hear(0)
-        for number in self._links:
-            self._say(number, value)
+            return self._links[0].hear()
+        for link in self._links.values():
+            link.say(value)
         return value
 
     def any(self, asked: bool) -> bool:
         """Whether at least one of them is; all come to the same answer."""
         if self.first:
-            answers = [self._hear(number) for number in self._links]
+            answers = [link.hear() for link in self._links.values()]
             return self.tell(asked or any(answers))
-        self._say(0, asked)
+        self._links[0].say(asked)
         return self.tell(None)
 
     def gather(self, tree: Any) -> Any:
@@ -187,16 +179,17 @@ class Processes:
         if self.count == 1:
             return tree
         found, structure = jax.tree.flatten(tree)
+        mine = (np.asarray(jax.device_get(without_key(leaf))) for leaf in found)
         if not self.first:
-            self._say(0, len(found))
-            for leaf in found:
-                self._send(0, np.asarray(jax.device_get(without_key(leaf))))
+            self._links[0].say(len(found))
+            for array in mine:
+                self._links[0].send(array)
             return None
-        whole = [self._with_room(np.asarray(jax.device_get(without_key(leaf)))) for leaf in found]
-        for number in self._links:
-            self._hear(number)
+        whole = [self._with_room(array) for array in mine]
+        for number, link in self._links.items():
+            link.hear()
             for array in whole:
-                self._receive(number, array[self._shares[number]])
+                link.receive(array[self._shares[number]])
         return jax.tree.unflatten(structure, map(_like, whole, found))
 
     def scatter(self, whole: Any, like: Any) -> Any:
@@ -207,15 +200,15 @@ class Processes:
         wanted, structure = jax.tree.flatten(like)
         if self.first:
             found = [np.asarray(without_key(leaf)) for leaf in jax.tree.leaves(whole)]
-            for number in self._links:
+            for number, link in self._links.items():
                 for array in found:
-                    self._send(number, array[self._shares[number]])
+                    link.send(array[self._shares[number]])
             mine = [array[self.mine] for array in found]
         else:
             shapes = [jax.eval_shape(without_key, leaf) for leaf in wanted]
             mine = [np.empty(shape.shape, shape.dtype) for shape in shapes]
             for array in mine:
-                self._receive(0, array)
+                self._links[0].receive(array)
         return jax.tree.unflatten(structure, map(_like, mine, wanted))
 
     def stop(self, say: Callable[[str], None], leave: Callable[[], None] | None) -> Stop:
@@ -233,11 +226,8 @@ class Processes:
 
     def fail(self, why: str, status: int) -> None:
         """Tells the others that this process ends, as far as they can still hear it."""
-        if self._sending.acquire(timeout=1.0):
-            for link in self._links.values():
-                with contextlib.suppress(OSError):
-                    link.send_bytes(_FAILED + json.dumps([why, status]).encode())
-            self._sending.release()
+        for link in self._links.values():
+            link.fail(why, status)
 
     def close(self) -> None:
         """Ends the connections."""
@@ -248,53 +238,6 @@ class Processes:
         whole = np.empty((self._shares[-1].stop, *mine.shape[1:]), mine.dtype)
         whole[self.mine] = mine
         return whole
-
-    def _say(self, number: int, value: Any) -> None:
-        self._put(number, _GOES_ON + json.dumps(plain(value)).encode())
-
-    def _send(self, number: int, array: np.ndarray) -> None:
-        content = _bytes(np.ascontiguousarray(array))
-        for start in range(0, len(content), _BLOCK):
-            self._put(number, content[start:start + _BLOCK])
-
-    def _put(self, number: int, content: bytes | memoryview) -> None:
-        try:
-            with self._sending:
-                self._links[number].send_bytes(content)
-        except OSError as error:
-            self._hear(number)  # it may have said why
-            raise _gone(number) from error
-
-    def _hear(self, number: int) -> Any:
-        try:
-            message = self._links[number].recv_bytes(_LONGEST)
-        except (EOFError, OSError) as error:
-            raise _gone(number) from error
-        if message[:1] == _GOES_ON:
-            return parse_json(message[1:], f"what process {number} says", object)
-        why, status = parse_json(message[1:], f"what process {number} says", [object])
-        if status == STOPPED:
-            raise Stopped(f"process {number}")
-        raise UserError(f"process {number} has ended: {why}")
-
-    def _receive(self, number: int, into: np.ndarray) -> None:
-        content = _bytes(into)
-        try:
-            for start in range(0, len(content), _BLOCK):
-                block = content[start:start + _BLOCK]
-                if self._links[number].recv_bytes_into(block) != len(block):
-                    raise _gone(number)
-        except (EOFError, OSError) as error:
-            raise _gone(number) from error
-
-
-def _gone(number: int) -> UserError:
-    return UserError(f"process {number} has ended without a word; the same commands with --resume "
-                     "go on from the last checkpoint")
-
-
-def _bytes(array: np.ndarray) -> memoryview:
-    return array.reshape(-1).view(np.uint8).data
 
 
 def _like(array: np.ndarray, leaf: Any) -> Any:
@@ -321,61 +264,3 @@ def _check(mine: Mapping[str, Any], other: Mapping[str, Any], known: bool) -> No
                            for x in (there, value))
             raise UserError(f"--{name}={shown}: that is what process {index} was given; process 0 "
                             f"has {here}")
-
-
-def _visitors(place: Place, end: float, count: int) -> Iterator[tuple[Connection, dict[str, Any]]]:
-    """Those who come to process 0 and say who they are, until there are so many."""
-    where = f"{_FLAG}={place.host}:{place.port}"
-    try:
-        family, *_, address = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)[0]
-        server = socket.create_server(address[:2], family=family, backlog=place.count)
-    except OSError as error:
-        raise UserError(f"{where}: process 0 cannot listen there: {error.strerror}") from error
-    came = 0
-    with server:
-        while came < count:
-            server.settimeout(max(1e-3, end - time.monotonic()))
-            try:
-                link = _link(server.accept()[0])
-            except TimeoutError:
-                raise UserError(f"{where}: {came + 1} of {place.count} processes have come before "
-                                "--distributed.timeout") from None
-            if hello := _heard(link):
-                came += 1
-                yield link, hello
-
-
-def _heard(link: Connection) -> dict[str, Any] | None:
-    """Who has come; None for one who says nothing, or something else, and is sent away."""
-    with contextlib.suppress(UserError, EOFError, OSError):
-        if link.poll(_STRANGER_SECONDS):
-            return parse_json(link.recv_bytes(_LONGEST)[1:], "a process", _HELLO)
-    link.close()
-    return None
-
-
-def _dial(place: Place, end: float) -> Connection:
-    """A connection to process 0, as soon as it is there."""
-    while True:
-        try:
-            found = socket.create_connection((place.host, place.port),
-                                             max(1e-3, end - time.monotonic()))
-            # To a free port among those that callers get, a call may connect to itself.
-            if found.getsockname() != found.getpeername():
-                return _link(found)
-            found.close()
-        except OSError as error:
-            if time.monotonic() + _RETRY_SECONDS > end:
-                raise UserError(f"{_FLAG}={place.host}:{place.port}: process 0 does not answer "
-                                f"there: {error.strerror or error}") from error
-        time.sleep(_RETRY_SECONDS)
-
-
-def _link(found: socket.socket) -> Connection:
-    found.settimeout(None)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for name, value in _ALIVE.items():
-        if hasattr(socket, name):  # Linux has all of them
-            found.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return Connection(found.detach())
