@@ -4,6 +4,8 @@ import contextlib
 import json
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import FUZZ, arrays, assert_same_run, error_line, newest, rows
+from conftest import FUZZ, TIMEOUT, arrays, assert_same_run, error_line, newest, rows
 
 from varshare_jax import config
 from varshare_jax.errors import UserError
@@ -423,3 +425,29 @@ Layout.compile = compile_for_ever
                             "to save\n")
     assert "stops at once, there is nothing to save" in second.stdout
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+POD = """
+import sys
+from pathlib import Path
+import jax, numpy as np
+process, port, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, process,
+                           coordinator_bind_address=f"127.0.0.1:{port}")
+assert (jax.process_count(), jax.process_index()) == (2, process)
+from varshare_jax.runs import checkpoint
+if process == 0:
+    state = {"x": np.arange(3, dtype=np.int32), "key": jax.random.split(jax.random.key(0))}
+    checkpoint.save(folder, 1, state, 1)
+    found, update = checkpoint.restore_newest(folder, jax.eval_shape(lambda: state), print)
+    assert (update, *found["x"]) == (1, 0, 1, 2)
+    assert (found["key"] == state["key"]).all()
+"""
+
+
+@slow
+def test_one_process_saves_where_jax_sees_several_as_on_a_tpu_pod(tmp_path):
+    with reserved() as port:
+        both = [subprocess.Popen([sys.executable, "-c", POD, str(process), str(port),
+                                  str(tmp_path / "checkpoints")]) for process in range(2)]
+        assert [process.wait(TIMEOUT) for process in both] == [0, 0]

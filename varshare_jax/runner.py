@@ -88,10 +88,7 @@ def _claim(config: Config, together: Processes,
 
 
 class _Run:
-    """One call of `train`: the state between chunks, and where it goes.
-
-    Where several processes are `together`, the first alone has a folder and a record.
-    """
+    """One call of `train`: the state between chunks, and where it goes, in the first process."""
 
     def __init__(self, learner: Learner, presets: tuple[str, ...], quiet: bool, finished: bool,
                  on_row: Callable[[str, dict[str, Any]], None] | None, together: Processes):
