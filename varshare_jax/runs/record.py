@@ -33,14 +33,13 @@ class Record:
         self.progress = Progress(f"{config.suite}/{config.method}", problem.num_updates,
                                  self.steps_per_update, len(self.seeds), quiet)
         self._left_out = _left_out_mask(config, self.suite.task_names)
-        self.update = 0
         self.metrics: dict[str, np.ndarray] = {}
         self.diverged: dict[int, dict[str, Any]] = {}
         self.skipped: dict[tuple[int, str], dict[str, Any]] = {}
         self.known_rows: dict[str, int] = {}
         self._shown: dict[str, Any] = {}
         self._on_row = on_row or (lambda kind, row: None)
-        self._seconds_before, self._started = 0.0, time.monotonic()
+        self.update, self._seconds_before, self._started = 0, 0.0, time.monotonic()
 
     @property
     def env_steps(self) -> int:
@@ -75,10 +74,9 @@ class Record:
     def training(self, metrics: dict[str, np.ndarray] | None, count: int) -> None:
         """One row per chunk: metrics [S, chunk, M], averaged over its `count` updates.
 
-        β, which may jump between two of them, is there update by update as well, [S, count]. In
-        a process that is not told the metrics of all the updates are only counted.
+        β, which may jump between two of them, is there update by update as well, [S, count].
         """
-        if metrics is None:
+        if metrics is None:  # another process has them
             self.update += count
             return
         self._note_divergence(_harmful(metrics, count, self._left_out))
@@ -96,8 +94,7 @@ class Record:
                "metrics": rows, "every_update": every}
         self.writer.train(row)
         self._on_row("train", row)
-        returns = rows["return"][np.isfinite(rows["return"])]
-        if returns.size:
+        if (returns := rows["return"][np.isfinite(rows["return"])]).size:
             self._shown["train return"] = returns.mean()
         self.progress.update(self.update, "  ".join(
             f"{name} {value:.4g}" for name, value in self._shown.items()))
@@ -152,12 +149,11 @@ class Record:
         """The last line: what the run scores, and where it is."""
         self.progress.say(_last_line(summary, self.problem.config.run_dir))
 
-    def summary(self, variables: Variables, scores: dict[str, np.ndarray], compile_seconds: float,
-                devices: int = 0) -> dict[str, Any]:
+    def summary(self, variables: Variables, scores: dict[str, np.ndarray],
+                compile_seconds: float) -> dict[str, Any]:
         """Everything that a comparison needs of a complete run, for JSON.
 
-        `variables` are the final ones [S, ...], `scores` those of the last evaluation [S, M];
-        `devices` as for `folder.begin`.
+        `variables` are the final ones [S, ...], `scores` those of the last evaluation [S, M].
         """
         config, suite, network = self.problem.config, self.suite, self.problem.network
         seconds, one_seed = self.wall_seconds, jax.tree.map(lambda x: x[0], variables)
@@ -173,7 +169,7 @@ class Record:
             "diverged": list(self.diverged.values()), "skipped": list(self.skipped.values()),
             "score_range": suite.score_range and suite.score_range._asdict(),
             "task_parameters": dict(suite.task_parameters),
-            "versions": provenance.versions(), "device": provenance.device(devices),
+            "versions": provenance.versions(), "device": provenance.device(),
             "git": provenance.git_state()})
 
 
