@@ -45,7 +45,9 @@ fuzz: install  ## twenty times as much of what `test` leaves to chance, fifty ki
 	FUZZ=20 $(BIN)/python -m pytest -n 2 tests/test_fuzz.py
 	FUZZ=20 $(BIN)/python -m pytest -n 0 tests/test_reliability.py -k kills
 	FUZZ=20 $(BIN)/python -m pytest -n 2 tests/test_folds.py tests/test_adapting.py \
-		tests/test_matrix.py tests/test_sac.py tests/test_ddpg.py tests/test_mpo.py tests/test_unlike.py
+		tests/test_matrix.py tests/test_sac.py tests/test_ddpg.py tests/test_mpo.py \
+		tests/test_unlike.py
+	FUZZ=20 $(BIN)/python -m pytest -n 0 tests/test_distributed.py
 	$(BIN)/python -m benchmarks.accelerator --smoke
 
 bench: install  ## throughput; peers through BENCH_FLAGS, see benchmarks/throughput.py

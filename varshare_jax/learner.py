@@ -36,12 +36,15 @@ from varshare_jax.types import (
 _ENVS_IN_STEP = 64
 _MOST_UPDATES = 2**31 - 1  # in int32
 _FLOAT, _METRICS = 4, 10  # bytes of a number; metrics that every method has at least
+Part = tuple[int | None, int | None]
+"""From which of the members to which, as a slice has them."""
+WHOLE: Part = (None, None)
 
 
-def make_problem(config: Config, *, here: bool = True) -> Problem:
+def make_problem(config: Config, *, here: bool = True, part: Part = WHOLE) -> Problem:
     """Looks up suite, algorithm and method; raises UserError for what cannot work together.
 
-    Whether it fits the memory is checked where it is to be trained: `here`.
+    Whether it fits the memory is checked where it is to be trained: `here`, `part` of its members.
     """
     config = suites.name_folds(config).validate()
     suite, algorithm = suites.make(config.suite, config), ALGORITHMS[config.algorithm]
@@ -54,7 +57,7 @@ def make_problem(config: Config, *, here: bool = True) -> Problem:
     problem = Problem(config, suite, make_network(sized, suite), algorithm)
     preconditioner.check(problem)
     if here:
-        check_memory(_memory(problem), len(config.members()))
+        check_memory(_memory(problem), len(config.members()[slice(*part)]))
     if problem.num_updates > _MOST_UPDATES:
         raise UserError(f"--total_steps={config.total_steps}: is {problem.num_updates} updates; "
                         f"{_MOST_UPDATES} can be counted")
@@ -77,11 +80,11 @@ def check_memory(parts: Mapping[str, float], seeds: int) -> None:
     `parts`: bytes of one seed, about, by the flag and value that they grow with; the largest is
     named.
     """
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if device.platform != "cpu":
         limit = (device.memory_stats() or {}).get("bytes_limit", math.inf)
-        available = limit * jax.device_count()
+        available = limit * jax.local_device_count()
     needed, largest = sum(parts.values()) * seeds, max(parts, key=parts.__getitem__)
     if needed > available:
         many = f"{seeds} seeds need" if seeds > 1 else "one seed needs"
@@ -130,14 +133,17 @@ class Learner:
     """The pure functions of training. `init` and `update` are for one seed.
 
     `update` may be jitted, vmapped over seeds and scanned by whoever writes their own loop;
-    `init_seeds` and `update_many` are how the runner does it.
+    `init_seeds` and `update_many` are how the runner does it, with `part` of the members where
+    several processes share them.
     """
 
     problem: Problem
+    part: Part = WHOLE
 
     @classmethod
-    def make(cls, config: Config) -> "Learner":
-        return cls(make_problem(config))
+    def make(cls, config: Config, part: Part = WHOLE) -> "Learner":
+        """Of a config, `part` of whose members are trained in this process."""
+        return cls(make_problem(config, part=part), part)
 
     def init(self, key: jax.Array, scalars: dict[str, jax.Array] | None = None) -> TrainState:
         """State of one seed; `scalars` replaces some of the config's traced values."""
@@ -173,7 +179,7 @@ class Learner:
 
         Sequential on purpose: a QR batched over seeds deadlocks XLA's CPU thread pool.
         """
-        members = self.problem.config.members()
+        members = self.problem.config.members()[slice(*self.part)]
         keys = jnp.stack([jax.random.key(member.seed) for member in members])
         each = list(map(self._scalars, members))
         vectors = {name: jnp.float32([values[name] for values in each])

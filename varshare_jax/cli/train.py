@@ -13,6 +13,7 @@ The run folder gets config.json, train.jsonl, eval.jsonl, TensorBoard events, ch
 the end, summary.json. A stopped or killed run goes on with --resume and the same flags, or with
 --run_dir and --resume alone. Exit status 75: a signal has stopped it, and it can go on; 3: every
 seed diverged.
+Several hosts share the members of a run with --distributed.coordinator, .process and .processes.
 `varshare-report runs --out report.html` compares runs.
 """
 
@@ -21,21 +22,28 @@ from pathlib import Path
 from absl import flags
 
 from varshare_jax.cli import _app
+from varshare_jax.runs.settings import DistributedConfig
+from varshare_jax.settings import leaves, replace
 
 ALL_DIVERGED = 3
+_DISTRIBUTED = tuple(leaves(DistributedConfig(), f"{DistributedConfig.section}."))
 
 
 def _main(argv: list[str]) -> int:
+    given = flags.FLAGS
+    distributed = replace(DistributedConfig(), {leaf.name.partition(".")[2]: given[leaf.name].value
+                                                for leaf in _DISTRIBUTED})
+    distributed.check()
     from varshare_jax.runner import train  # here, as --help does without JAX
     from varshare_jax.runs.signals import STOPPED, leave
 
     if len(argv) > 1:
         raise _app.UserError(f"argument {argv[1]}: unexpected; flags are written --name=value")
-    given = flags.FLAGS
     if not given.run_dir:
         raise _app.UserError("--run_dir: name a folder for the run, such as runs/my_run")
     config = _app.config_from_flags(Path(given.run_dir) if given.resume else None)
-    result = train(config, resume=given.resume, presets=tuple(given.preset), leave=leave)
+    result = train(config, resume=given.resume, presets=tuple(given.preset), leave=leave,
+                   distributed=distributed)
     if result.summary is None:
         return STOPPED
     diverged = {entry["member"] for entry in result.summary["diverged"]}
@@ -46,6 +54,8 @@ def main() -> None:
     """Entry point of `varshare-train`."""
     _app.define_config_flags()
     flags.DEFINE_bool("resume", False, "continue the run in --run_dir, or start it there")
+    for leaf in _DISTRIBUTED:
+        _app.define_leaf(leaf)
     flags.adopt_module_key_flags(_app)
     _app.run(_main)
 

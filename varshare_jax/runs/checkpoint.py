@@ -75,7 +75,19 @@ def _writer() -> Any:
     registry = handlers.create_type_handler_registry(
         (np.ndarray, handlers.NumpyHandler(deepcopy_host_arrays=False)),
         (jax.Array, handlers.ArrayHandler()))
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=registry))
+    return _checkpointer(type_handler_registry=registry)
+
+
+def _checkpointer(**options: Any) -> Any:
+    """One that waits for no other process: on a TPU pod JAX sees them all, and one alone saves."""
+    import orbax.checkpoint as ocp
+
+    alone: dict[str, Any] = {}
+    if jax.process_count() > 1:
+        here = jax.process_index()
+        alone["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
+            primary_host=here, active_processes={here}, barrier_sync_key_prefix="alone")
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**options, **alone), **alone)
 
 
 def _partial(path: Path) -> Path:
@@ -140,8 +152,6 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _restore(path: Path, like: Any) -> Any:
-    import orbax.checkpoint as ocp
-
     manifest = _read_manifest(path)
     leaves = manifest["leaves"]
     _check_structure(path, leaves, _flatten(like, describe=True))
@@ -150,7 +160,7 @@ def _restore(path: Path, like: Any) -> Any:
         if found.get(name) != checksum:
             raise CorruptCheckpointError(f"{name}: missing or its checksum differs")
     try:
-        arrays = ocp.PyTreeCheckpointer().restore((path / "arrays").absolute())
+        arrays = _checkpointer().restore((path / "arrays").absolute())
     except Exception as error:
         raise CorruptCheckpointError(_first_line(error)) from error
     for name, leaf in leaves.items():
@@ -180,9 +190,9 @@ def _flatten(tree: Any, describe: bool = False) -> dict[str, Any]:
             continue
         name = jax.tree_util.keystr(path, simple=True, separator=".")
         if describe:
-            flat[name] = _describe(jax.eval_shape(_plain, leaf))
+            flat[name] = _describe(jax.eval_shape(without_key, leaf))
         else:
-            flat[name] = np.asarray(jax.device_get(_plain(leaf)))
+            flat[name] = np.asarray(jax.device_get(without_key(leaf)))
     return flat
 
 
@@ -191,16 +201,16 @@ def _unflatten(like: Any, arrays: dict[str, np.ndarray]) -> Any:
         if leaf.size == 0:
             return np.zeros(leaf.shape, leaf.dtype)
         array = np.asarray(arrays[jax.tree_util.keystr(path, simple=True, separator=".")])
-        return jax.random.wrap_key_data(jax.numpy.asarray(array)) if _is_key(leaf) else array
+        return jax.random.wrap_key_data(jax.numpy.asarray(array)) if is_key(leaf) else array
 
     return jax.tree_util.tree_map_with_path(fill, like)
 
 
-def _plain(leaf: jax.Array) -> jax.Array:
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+def without_key(leaf: jax.Array) -> jax.Array:
+    return jax.random.key_data(leaf) if is_key(leaf) else leaf
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 

@@ -48,9 +48,9 @@ class Layout:
 
     @classmethod
     def choose(cls, seeds: int, tasks: int) -> "Layout":
-        """The best use of all devices that JAX has."""
-        axis, count = choose_axis(seeds, tasks, jax.device_count())
-        return cls(axis, Mesh(np.array(jax.devices()[:count]), (AXIS,)))
+        """The best use of all devices that this process has."""
+        axis, count = choose_axis(seeds, tasks, jax.local_device_count())
+        return cls(axis, Mesh(np.array(jax.local_devices()[:count]), (AXIS,)))
 
     def place(self, state: TrainState) -> TrainState:
         """Copies every leaf to where it belongs."""

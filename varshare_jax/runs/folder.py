@@ -31,13 +31,16 @@ def claimed(folder: Path, config: Config, resume: bool) -> Iterator[bool]:
         yield _finished(folder, config, resume)  # another process may have ended meanwhile
 
 
-def begin(folder: Path, problem: Problem, presets: tuple[str, ...]) -> None:
-    """Writes what a run is, once all that could keep it from beginning has been done."""
+def begin(folder: Path, problem: Problem, presets: tuple[str, ...], devices: int = 0) -> None:
+    """Writes what a run is, once all that could keep it from beginning has been done.
+
+    `devices` is how many its processes have together; 0: it is this one's alone.
+    """
     path = folder / "config.json"
     if not path.exists():
         write_json(folder / "environment.json", {
             "presets": list(presets), "versions": provenance.versions(),
-            "device": provenance.device(), "git": provenance.git_state(),
+            "device": provenance.device(devices), "git": provenance.git_state(),
             "task_names": problem.suite.task_names, "suite_version": problem.suite.version})
     elif read_config("--run_dir", folder) == problem.config:
         return

@@ -24,11 +24,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def device() -> dict[str, Any]:
-    """What JAX computes on, and how many of them."""
-    first = jax.devices()[0]
+def device(count: int = 0) -> dict[str, Any]:
+    """What JAX computes on, and how many of them: this process's, or the `count` of several."""
+    first = jax.local_devices()[0]
     return {"platform": first.platform, "kind": first.device_kind,
-            "count": jax.device_count(), "cpu_count": os.cpu_count()}
+            "count": count or jax.local_device_count(), "cpu_count": os.cpu_count()}
 
 
 def git_state() -> dict[str, Any] | None:

@@ -33,14 +33,13 @@ class Record:
         self.progress = Progress(f"{config.suite}/{config.method}", problem.num_updates,
                                  self.steps_per_update, len(self.seeds), quiet)
         self._left_out = _left_out_mask(config, self.suite.task_names)
-        self.update = 0
         self.metrics: dict[str, np.ndarray] = {}
         self.diverged: dict[int, dict[str, Any]] = {}
         self.skipped: dict[tuple[int, str], dict[str, Any]] = {}
         self.known_rows: dict[str, int] = {}
         self._shown: dict[str, Any] = {}
         self._on_row = on_row or (lambda kind, row: None)
-        self._seconds_before, self._started = 0.0, time.monotonic()
+        self.update, self._seconds_before, self._started = 0, 0.0, time.monotonic()
 
     @property
     def env_steps(self) -> int:
@@ -72,11 +71,14 @@ class Record:
                         for entry in note.get("skipped") or ()}
         self.known_rows = note.get("rows") or {}
 
-    def training(self, metrics: dict[str, np.ndarray], count: int) -> None:
+    def training(self, metrics: dict[str, np.ndarray] | None, count: int) -> None:
         """One row per chunk: metrics [S, chunk, M], averaged over its `count` updates.
 
         β, which may jump between two of them, is there update by update as well, [S, count].
         """
+        if metrics is None:  # another process has them
+            self.update += count
+            return
         self._note_divergence(_harmful(metrics, count, self._left_out))
         self._note_skipped(_skipped(metrics, count))
         rows = {name: _mean_over_updates(values[:, :count]) for name, values in metrics.items()}
@@ -92,8 +94,7 @@ class Record:
                "metrics": rows, "every_update": every}
         self.writer.train(row)
         self._on_row("train", row)
-        returns = rows["return"][np.isfinite(rows["return"])]
-        if returns.size:
+        if (returns := rows["return"][np.isfinite(rows["return"])]).size:
             self._shown["train return"] = returns.mean()
         self.progress.update(self.update, "  ".join(
             f"{name} {value:.4g}" for name, value in self._shown.items()))

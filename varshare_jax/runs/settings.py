@@ -1,4 +1,4 @@
-"""The settings of a run's loop, and of the jobs of a cluster that make runs."""
+"""The settings of a run's loop, of its processes, and of the jobs of a cluster that make runs."""
 
 import dataclasses
 import re
@@ -29,6 +29,53 @@ class RunConfig(Section):
                                        "folder of the user's cache, '' turns it off")
     devices: int = field(0, "devices to spread the work over; on a CPU each is one core; 0: all",
                          least=0)
+
+
+AUTO = "auto"
+
+
+@dataclasses.dataclass(frozen=True)
+class DistributedConfig(Section):
+    """Where the processes that train one run meet; none of it changes what is learned."""
+
+    section = "distributed"
+
+    coordinator: str = field("", "where process 0 is reached by the others, host:port; auto: where "
+                                 "SLURM's srun, a TPU pod, Open MPI or Kubernetes say, and all of "
+                                 "the three; '': one process trains alone")
+    process: int = field(-1, "which of the processes this is, from 0", least=-1)
+    processes: int = field(0, "processes that share the run's members: seeds × folds × swept "
+                              "values", least=0)
+    timeout: int = field(300, "seconds in which all processes have to come", above=0)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the coordinator."""
+        host, _, port = self.coordinator.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    def check(self) -> None:
+        """Raises UserError where the three do not say who meets where."""
+        needs = ("--distributed.coordinator=host:port, --distributed.process and "
+                 "--distributed.processes go together")
+        given = {"process": self.process >= 0, "processes": self.processes > 0}
+        if self.coordinator in ("", AUTO):
+            for name in (name for name, is_given in given.items() if is_given):
+                told = self.coordinator or "missing"
+                raise UserError(f"--distributed.{name}={getattr(self, name)}: the coordinator is "
+                                f"{told}; {needs}")
+            return
+        if not re.fullmatch(r"([^:/\s]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}", self.coordinator):
+            raise UserError(f"--distributed.coordinator={self.coordinator}: must be host:port, "
+                            f"such as 10.0.0.1:4321, or {AUTO}")
+        if not 0 < self.address[1] < 2**16:
+            raise UserError(f"--distributed.coordinator={self.coordinator}: a port lies in [1, "
+                            "65535]")
+        for name in (name for name, is_given in given.items() if not is_given):
+            raise UserError(f"--distributed.{name}: is missing; {needs}")
+        if self.process >= self.processes:
+            raise UserError(f"--distributed.process={self.process}: must be less than "
+                            f"--distributed.processes={self.processes}")
 
 
 @dataclasses.dataclass(frozen=True)
