@@ -130,8 +130,8 @@ def state(members: slice = slice(None)) -> dict[str, Any]:
     """Leaves [S, ...] of every kind that a state has, larger than a piece that is sent, empty."""
     keys = jax.random.split(jax.random.key(0), 5)
     numbers = np.random.default_rng(0).normal(size=(5, 3, 70_000)).astype(np.float32)
-    whole = {"key": keys, "of": [numbers, jnp.arange(5) % 2 == 0], "none": jnp.zeros((5, 0, 2)),
-             "half": jnp.arange(5, dtype=jnp.bfloat16)}
+    whole = {"key": keys, "of": [numbers, np.arange(5) % 2 == 0], "none": np.zeros((5, 0, 2), bool),
+             "half": np.arange(5).astype(jnp.bfloat16)}
     return jax.tree.map(lambda leaf: leaf[members], whole)
 
 
