@@ -28,7 +28,7 @@ _JOBS = 4  # checks of agreement side by side; what is timed runs alone
 _SMALL = {"network.hidden": [32, 32],
           **{f"{a}.{name}": value for a in ("ppo", "vmpo")
              for name, value in {"num_envs": 4, "rollout_length": 16}.items()},
-          **{f"{a}.{name}": value for a in ("dqn", "sac", "ddpg")
+          **{f"{a}.{name}": value for a in ("dqn", "sac", "ddpg", "mpo")
              for name, value in {"num_envs": 4, "rollout_length": 16, "learning_starts": 16,
                                  "batch_size": 16, "replay_size": 256}.items()}}
 _SCENES = {"metaworld.physics": "mjx", "metaworld.training_horizon": 200}

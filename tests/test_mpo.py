@@ -31,7 +31,7 @@ SETTINGS = {"network.hidden": (16,), "mpo.num_envs": 4, "mpo.rollout_length": 8,
 # For products of action and cue; and the mode is the best action once the deviation is small.
 REACH = {"network.hidden": (32, 32), "mpo.learning_rate": 3e-3, "mpo.learning_starts": 256,
          "mpo.initial_temperature": 0.1, "network.initial_log_std": -1.0,
-         "mpo.epsilon_covariance": 1e-2, "mpo.action_samples": 16}
+         "mpo.epsilon_covariance": 1e-2}
 B, K = 6, 5
 
 

@@ -203,6 +203,7 @@ class MPOConfig(BoundsConfig, ActorCriticConfig):
     section = "mpo"
 
     normalize_returns: bool = changed(ActorCriticConfig, "normalize_returns", True)
+    n_step: int = changed(ActorCriticConfig, "n_step", 5)
     target_every: int = changed(ActorCriticConfig, "target_every", 100)
     target_rate: float = changed(ActorCriticConfig, "target_rate", 1.0)
     epsilon_mean: float = changed(BoundsConfig, "epsilon_mean", 0.05)
