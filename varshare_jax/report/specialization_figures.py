@@ -63,7 +63,8 @@ def _labelled(prefix: str, values: np.ndarray, task_names: Sequence[str],
     axes.set(xlabel="layer", ylabel="task")
     for (m, column), value in np.ndenumerate(values):
         if np.isfinite(value):
-            axes.text(column, m, f"{value:.3g}", ha="center", va="center", fontsize=8,
+            number = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+            axes.text(column, m, number, ha="center", va="center", fontsize=8,
                       color="white" if value > 0.6 * top else _INK)
     return figure
 
