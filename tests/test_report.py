@@ -775,6 +775,16 @@ def test_costs_tell_how_far_an_update_moves_the_weights(make_run, report):
     assert cells["b"][column] == "–"
 
 
+def test_the_effective_step_is_a_mean_over_all_of_training(make_run):
+    """And not over the few moments of which there are pictures."""
+    folder = make_run("a")
+    steps = [0.12] + [0.0] * 11
+    rows = [{"env_steps": k, "metrics": {"effective_step": [[step] * 3] * 3}}
+            for k, step in enumerate(steps)]
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    assert load_runs([folder])[0].effective_step == pytest.approx(0.01)
+
+
 def test_only_seeds_in_common_are_paired(make_run):
     ours = make_run("a", scores=SCORES, config={"seed": 8})  # seeds 8, 9, 10 against 7, 8, 9
     comparison, = comparisons(group(load_runs([ours, make_run("b", method="b")]))[0])

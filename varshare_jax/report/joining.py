@@ -40,7 +40,8 @@ def _one(parts: Sequence[Run]) -> Run:
         similarity=_stacked([run.similarity for run in parts]),
         posterior=_posterior([run.posterior for run in parts]),
         others={key: np.concatenate([run.others[key] for run in parts])
-                for key in parts[0].others if all(key in run.others for run in parts)})
+                for key in parts[0].others if all(key in run.others for run in parts)},
+        effective_steps=_stacked([run.effective_steps for run in parts]))
 
 
 def _summary(parts: Sequence[Run]) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from varshare_jax.errors import UserError
 from varshare_jax.runs.files import Optional, parse_json, read_json, read_rows
 
 _MOMENTS = 5  # pictures of a series
+_EFFECTIVE = re.compile(rb'"effective_step": (\[\[[^\]]*\](?:, \[[^\]]*\])*\])')
 _MOST_SEEDS = 100_000
 _CONFIG = {"suite": str, "method": str, "num_seeds": int, "seed": Optional(int),
            "sweep": Optional(str), "leave_out": Optional(str), "total_steps": Optional(float),
@@ -73,9 +75,9 @@ class Run:
     `evaluations` are those during training, by env steps. `final` is the evaluation of the
     trained policy or, while training goes on, the latest one; None before the first.
     `others` are scores [S, M] of other evaluations of it, by the file's name and the measure.
-    `moments` are logged updates from the first to the last, evenly spaced. `similarity` [S, M, M]
-    holds the cosines between the tasks' own parameters; None where they have none, or before the
-    end, when `posterior` is None as well.
+    `moments` are logged updates from the first to the last, evenly spaced; `effective_steps` [S, M]
+    are means over all of them. `similarity` [S, M, M] holds the cosines between the tasks' own
+    parameters; None where they have none, or before the end, when `posterior` is None as well.
     """
 
     path: Path
@@ -88,6 +90,7 @@ class Run:
     similarity: np.ndarray | None = None
     posterior: Posterior | None = None
     others: Mapping[tuple[str, str], np.ndarray] = dataclasses.field(default_factory=dict)
+    effective_steps: np.ndarray | None = None
 
     @property
     def suite(self) -> str:
@@ -140,9 +143,7 @@ class Run:
     @property
     def effective_step(self) -> float | None:
         """An update's median |ΔW| over median |W|, mean over training, seeds and tasks."""
-        steps = [moment.metrics["effective_step"].mean() for moment in self.moments
-                 if "effective_step" in moment.metrics]
-        return float(np.mean(steps)) if steps else None
+        return None if self.effective_steps is None else float(np.mean(self.effective_steps))
 
     @property
     def task_parameters(self) -> dict[str, np.ndarray]:
@@ -214,7 +215,8 @@ def load_run(path: Path) -> Run:
     first = int(config.get("seed") or 0)
     run = Run(path, config, summary, tuple(range(first, first + seeds)), evaluations, final,
               _moments(path / "train.jsonl"), _similarity(path / "similarity.json", seeds),
-              _posterior(path / "posterior.json"), _others(path, seeds))
+              _posterior(path / "posterior.json"), _others(path, seeds),
+              _effective_steps(path / "train.jsonl"))
     left_out = config.get("leave_out")
     return _cut(run, summary, left_out) if summary and left_out in (run.task_names or ()) else run
 
@@ -248,7 +250,8 @@ def _cut(run: Run, summary: Mapping[str, Any], left_out: str) -> Run:
         final=run.final and evaluation(run.final),
         evaluations=tuple(map(evaluation, run.evaluations)), moments=moments, posterior=posterior,
         similarity=square(run.similarity),
-        others={key: columns(scores) for key, scores in run.others.items()})
+        others={key: columns(scores) for key, scores in run.others.items()},
+        effective_steps=None if run.effective_steps is None else columns(run.effective_steps))
 
 
 def _check_range(file: Path, summary: Mapping[str, Any] | None) -> None:
@@ -351,6 +354,16 @@ def _moment(line: bytes) -> Moment | None:
         return Moment(row["env_steps"], {
             name: np.array(values, float) for name, values in row["metrics"].items()})
     except (ValueError, TypeError):
+        return None
+
+
+def _effective_steps(file: Path) -> np.ndarray | None:
+    """Mean [S, M] over all rows, of which nothing else is parsed."""
+    found = _EFFECTIVE.findall(file.read_bytes()) if file.is_file() else []
+    try:
+        return np.mean([np.array(parse_json(x, "", [list]), float) for x in found], 0) if found \
+            else None
+    except (ValueError, TypeError):  # rows that other runs have written, or a person
         return None
 
 
