@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install format lint test test-quick fuzz bench bench-smoke scaling \
+.PHONY: help install format lint test test-latest test-quick fuzz bench bench-smoke scaling \
 	accelerator-check demo report docs \
 	docs-serve picture parity-lunar-lander parity-metaworld clean cartpole10 \
 	lunar_lander20 mt3 mt10 kl-prior leave-one-out step-size
@@ -31,9 +31,16 @@ lint: install  ## what CI refuses: style, and types
 # A process for each file, the slowest first: one that compiles for all of them does not live.
 SLOW := $(patsubst %,tests/test_%.py,matrix reliability ppo learner methods experiment dqn sac ddpg \
 	folds adapting)
+TESTS := $(SLOW) $(filter-out $(SLOW),$(wildcard tests/test_*.py))
 test: install  ## the tests, two files at a time (less with a warm compile cache)
-	@printf '%s\n' $(SLOW) $(filter-out $(SLOW),$(wildcard tests/test_*.py)) | \
-		xargs -n 1 -P 2 $(BIN)/python -m pytest -n 0
+	@printf '%s\n' $(TESTS) | xargs -n 1 -P 2 $(BIN)/python -m pytest -n 0
+
+LATEST := build/latest
+test-latest:  ## the tests with the newest versions of everything, in an environment of its own
+	$(PYTHON) -m venv --clear $(LATEST)
+	$(LATEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(LATEST)/bin/python -m pip list | grep -E '^(jax|flax|optax|distrax|gymnax|mujoco|metaworld|numpy) '
+	@printf '%s\n' $(TESTS) | xargs -n 1 -P 2 $(LATEST)/bin/python -m pytest -n 0
 
 # Files that compile little: what most changes break first.
 QUICK := $(patsubst %,tests/test_%.py,report objectives controllers gradients docs checkpoint critics \
