@@ -121,6 +121,7 @@ def test_parameter_counts(method):
         "independent": (plain, plain, M * plain),
         "hard_sharing": (plain, plain, trunk + M * heads),
         "feature_sharing": (plain, plain, 2 * 9 * 8 + M * (plain - 2 * 9 * 8)),
+        "pcgrad": (plain, plain, trunk + M * heads),
         "cagrad": (plain, plain, trunk + M * heads),
         "l2_soft": (2 * plain, plain, (1 + M) * plain),
         "varshare": (3 * plain, plain, (1 + 2 * M) * plain),
