@@ -26,7 +26,7 @@ TASK = {"layer": Gaussian(MEANS, jnp.full((2, 3), rho_of(0.1)).at[:, 0].set(rho_
 
 
 def variables_of(method: str):
-    config = C.replace(C.Config(method=method), {"network.hidden": (4,), "lora.rank": 1})
+    config = C.replace(C.Config(method=method), {"network.hidden": (4, 4), "lora.rank": 1})
     network = network_of(config, 3, 2, Discrete(2))
     return zeros(jax.eval_shape(network.init, jax.random.key(0)))
 
