@@ -14,7 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # Compiling is most of the time of a test. A CPU's fusion emitters make programs a sixth faster,
 # and cost half of compiling what is not optimised else. Since 0.11 there is nothing else, and XLA
 # dies of a flag that it does not know.
-_FLAGS = ("--xla_cpu_parallel_codegen_split_count=1", *(
+# On a busy machine devices wait for each other longer than XLA's patience of 40 s.
+_FLAGS = ("--xla_cpu_parallel_codegen_split_count=1",
+          "--xla_cpu_collective_call_terminate_timeout_seconds=240", *(
     ("--xla_cpu_use_fusion_emitters=false",)
     if importlib.metadata.version("jaxlib").startswith("0.10.") else ()))
 QUICK = MappingProxyType({"JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
