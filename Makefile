@@ -32,15 +32,16 @@ lint: install  ## what CI refuses: style, and types
 SLOW := $(patsubst %,tests/test_%.py,matrix reliability ppo learner methods experiment dqn sac ddpg \
 	folds adapting)
 TESTS := $(SLOW) $(filter-out $(SLOW),$(wildcard tests/test_*.py))
+IN_TURN := printf '%s\n' $(TESTS) | xargs -n 1 -P 2
 test: install  ## the tests, two files at a time (less with a warm compile cache)
-	@printf '%s\n' $(TESTS) | xargs -n 1 -P 2 $(BIN)/python -m pytest -n 0
+	@$(IN_TURN) $(BIN)/python -m pytest -n 0
 
 LATEST := build/latest
 test-latest:  ## the tests with the newest versions of everything, in an environment of its own
 	$(PYTHON) -m venv --clear $(LATEST)
 	$(LATEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	$(LATEST)/bin/python -m pip list | grep -E '^(jax|flax|optax|distrax|gymnax|mujoco|metaworld|numpy) '
-	@printf '%s\n' $(TESTS) | xargs -n 1 -P 2 $(LATEST)/bin/python -m pytest -n 0
+	@$(IN_TURN) $(LATEST)/bin/python -m pytest -n 0
 
 # Files that compile little: what most changes break first.
 QUICK := $(patsubst %,tests/test_%.py,report objectives controllers gradients docs checkpoint critics \

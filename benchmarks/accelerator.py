@@ -8,16 +8,14 @@ learned. Each check is a process; one that fails is named, and the others go on.
 
 import argparse
 import dataclasses
-import json
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import QUICK, ROOT, Failed, ask
+from benchmarks.processes import QUICK, ROOT, Failed, ask, write_report
 from varshare_jax.algorithms import ALGORITHMS
 from varshare_jax.methods import METHODS
 from varshare_jax.suites import SUITES
@@ -107,9 +105,7 @@ def main(argv: list[str] | None = None) -> int:
                 for result in pool.map(lambda c: _run(args, c, cache, deadline), group):
                     print(_line(result), flush=True)
                     results.append(result)
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.out).write_text(json.dumps({"smoke": args.smoke, "checks": results}, indent=1)
-                              + "\n")
+    write_report(args.out, {"smoke": args.smoke, "checks": results})
     print(_ends(results, args.out))
     return int(any(result["verdict"] == "FAILED" for result in results))
 

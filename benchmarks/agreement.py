@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 import varshare_jax as vs
 from benchmarks.timing import answer
-from varshare_jax import config as configs
+from benchmarks.worker import about, config_of
 from varshare_jax.runs import provenance
 
 
@@ -22,7 +22,7 @@ def agreement(spec: dict[str, Any]) -> dict[str, Any]:
     """
     jax.config.update("jax_default_matmul_precision", "highest")
     provenance.use_compile_cache(spec["cache"])
-    learner = vs.Learner.make(configs.replace(vs.Config(total_steps=10**9), spec["settings"]))
+    learner = vs.Learner.make(config_of(spec))
     host, device = jax.devices("cpu")[0], jax.devices()[0]
     with jax.default_device(host):
         start = jax.block_until_ready(jax.jit(learner.init)(jax.random.key(0)))
@@ -30,7 +30,7 @@ def agreement(spec: dict[str, Any]) -> dict[str, Any]:
     steps, losses = zip(_first_update(learner, start, host, {}),
                         _first_update(learner, start, device, options), strict=True)
     return {"step_error": _relative(steps), "loss_error": _relative(losses),
-            "device": provenance.device(), "versions": provenance.versions()}
+            **about()}
 
 
 def _first_update(learner: vs.Learner, start: Any, device: jax.Device,

@@ -49,3 +49,20 @@ def ask(module: str, spec: Mapping[str, Any], *, timeout: float, python: str = s
         raise Failed(*last or [f"ended with {error.returncode}"], printed=error.stderr) from None
     except (OSError, ValueError, IndexError) as error:
         raise Failed(repr(error)) from None
+
+
+def ask_or_tell(name: str, module: str, spec: Mapping[str, Any],
+                **options: Any) -> dict[str, Any] | None:
+    """The answer that `ask` gets; None, and the reason on the error stream, where there is none."""
+    try:
+        return ask(module, spec, **options)
+    except Failed as failed:
+        print(f"{name}: {failed}\n{failed.printed}", file=sys.stderr)
+        return None
+
+
+def write_report(path: str, report: Mapping[str, Any]) -> None:
+    """Writes a JSON file, '' for none."""
+    if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(json.dumps(report, indent=1) + "\n")

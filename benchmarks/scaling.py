@@ -8,7 +8,6 @@ those of the base. The figure shows both as multiples of the base, beside what i
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-from benchmarks.processes import QUICK, ROOT, Failed, ask
+from benchmarks.processes import QUICK, ROOT, ask_or_tell, write_report
 
 BASE = {"seeds": 1, "tasks": 16, "envs": 16, "width": 64}
 SIZES = {"seeds": (1, 4, 16, 64, 256), "tasks": (1, 4, 16, 64, 256),
@@ -40,10 +39,10 @@ def main(argv: list[str] | None = None) -> int:
             rounds.append({str(dict(point)): _measure(args, dict(point), cache)
                            for point in points})
     found = {name: _curve(args, rounds, name) for name in args.only}
-    for path, write in ((args.out, _write), (args.figure, _draw)):
-        if path:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            write(Path(path), args, found, rounds)
+    write_report(args.out, {"base": BASE, "method": args.method, "curves": found,
+                            "rounds": rounds})
+    if args.figure:
+        _draw(Path(args.figure), args.method, found)
     print(_table(found))
     return int(any(None in measured.values() for measured in rounds))
 
@@ -81,13 +80,10 @@ def _measure(args: argparse.Namespace, point: dict[str, int], cache: str) -> dic
     if args.smoke:
         settings |= {"ppo.rollout_length": 4, "ppo.num_envs": 2, "network.hidden": [8]}
     spec = {"kind": "train", "settings": settings, "cache": cache, "window": args.window}
-    try:
-        answer = ask("benchmarks.worker", spec, timeout=_TIMEOUT,
-                     environment=QUICK if args.smoke else {})
-    except Failed as failed:
-        print(f"{point}: {failed}\n{failed.printed}", file=sys.stderr)
-        return None
-    print(f"{point}  {answer['seconds_per_update']:.3f} s", file=sys.stderr)
+    answer = ask_or_tell(str(point), "benchmarks.worker", spec, timeout=_TIMEOUT,
+                         environment=QUICK if args.smoke else {})
+    if answer:
+        print(f"{point}  {answer['seconds_per_update']:.3f} s", file=sys.stderr)
     return answer
 
 
@@ -103,13 +99,7 @@ def _curve(args: argparse.Namespace, rounds: list[dict[str, Any]],
     return curve
 
 
-def _write(path: Path, args: argparse.Namespace, found: dict[str, Any],
-           rounds: list[dict[str, Any]]) -> None:
-    path.write_text(json.dumps({"base": BASE, "method": args.method, "curves": found,
-                                "rounds": rounds}, indent=1) + "\n")
-
-
-def _draw(path: Path, args: argparse.Namespace, found: dict[str, Any], _: Any) -> None:
+def _draw(path: Path, method: str, found: dict[str, Any]) -> None:
     """Both figures as multiples of the base, one line for each size that was changed."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for axis, (key, title) in zip(axes, _FIGURES.items(), strict=True):
@@ -123,7 +113,8 @@ def _draw(path: Path, args: argparse.Namespace, found: dict[str, Any], _: Any) -
     axes[0].set_ylabel("multiples of the base")
     axes[0].legend(frameon=False)
     base = ", ".join(f"{size} {name}" for name, size in BASE.items())
-    figure.suptitle(f"{args.method}, base: {base}", fontsize=10)
+    figure.suptitle(f"{method}, base: {base}", fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -10,7 +10,6 @@ purejaxrl (`--purejaxrl`). Without them their rows stay empty.
 
 import argparse
 import contextlib
-import json
 import math
 import os
 import platform
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import CASES, COLD, GROUPS, ROWS, WARM, Case, Round
-from benchmarks.processes import QUICK, ROOT, Failed, ask
+from benchmarks.processes import QUICK, ROOT, ask_or_tell, write_report
 
 _TIMEOUT = 900  # seconds that one process may take
 
@@ -37,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         for index in range(args.rounds):
             order = names if index % 2 == 0 else names[::-1]
             rounds.append(_round(args, index, order, Path(scratch)))
-            _write(args.out, _report(args, names, rounds, load))
+            write_report(args.out, _report(args, names, rounds, load))
     print(_table(_report(args, names, rounds, load)))
     missing = args.rounds * len(names) - sum(map(len, rounds))
     if missing:
@@ -104,12 +103,8 @@ def _measure(args: argparse.Namespace, name: str, cache: Path) -> dict[str, Any]
     spec = {"kind": case.kind, "settings": _settings(case, args.smoke), "window": args.window,
             "cache": str(cache), "path": args.purejaxrl, "spawned": time.time()}
     peer = {"python": args.peer_python, "module": "benchmarks.peers"}
-    try:
-        return ask(**(peer if case.is_peer else {"module": "benchmarks.worker"}), spec=spec,
-                   timeout=_TIMEOUT, environment=QUICK if args.smoke else {})
-    except Failed as error:
-        print(f"{name}: {error}\n{error.printed}", file=sys.stderr)
-    return None
+    return ask_or_tell(name, **(peer if case.is_peer else {"module": "benchmarks.worker"}),
+                       spec=spec, timeout=_TIMEOUT, environment=QUICK if args.smoke else {})
 
 
 def _settings(case: Case, smoke: bool) -> dict[str, Any]:
@@ -124,12 +119,6 @@ def _cache(name: str, index: int) -> str:
     if name == COLD:
         return f"start-{index}"
     return f"start-{index - index % 2}" if name == WARM else "shared"
-
-
-def _write(path: str, report: dict[str, Any]) -> None:
-    if path:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(report, indent=1) + "\n")
 
 
 def _load() -> float:

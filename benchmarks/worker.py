@@ -46,7 +46,7 @@ def train(spec: dict[str, Any]) -> dict[str, Any]:
              * ready.learner.problem.suite.num_tasks)
     return {"steps_per_second": steps / seconds, "seconds_per_update": seconds / updates,
             "compile_seconds": ready.compile_seconds, "calls": calls,
-            "peak_bytes": _peak_bytes(), **_about()}
+            "peak_bytes": _peak_bytes(), **about()}
 
 
 def matmuls(spec: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def matmuls(spec: dict[str, Any]) -> dict[str, Any]:
     for _ in range(turns):
         training += seconds_per_call(full, 0.5)[0] / updates / turns
         alone += seconds_per_call(bare, 0.5)[0] / turns
-    return {"seconds_per_update": training, "matmul_seconds": alone, **_about()}
+    return {"seconds_per_update": training, "matmul_seconds": alone, **about()}
 
 
 def start(spec: dict[str, Any]) -> dict[str, Any]:
@@ -67,12 +67,12 @@ def start(spec: dict[str, Any]) -> dict[str, Any]:
     `compile_seconds` covers the training step and the evaluation; the training ends with an
     evaluation of one episode, some milliseconds.
     """
-    config = configs.replace(_config(spec), {
+    config = configs.replace(config_of(spec), {
         "total_steps": 1, "run.compile_cache": spec["cache"],  # rounded up to one update
         "run.eval_episodes": 1, "run.final_eval_episodes": 1})
     summary = vs.train(config, quiet=True).summary
     return {"compile_seconds": summary["compile_seconds"],
-            "first_update_seconds": time.time() - spec["spawned"], **_about()}
+            "first_update_seconds": time.time() - spec["spawned"], **about()}
 
 
 def learn(spec: dict[str, Any]) -> dict[str, Any]:
@@ -84,11 +84,11 @@ def learn(spec: dict[str, Any]) -> dict[str, Any]:
         summary = vs.train(config, quiet=True).summary
     scores = {name: float(np.nanmean(np.array(summary["eval"][name], float)))
               for name in ("return", "success")}
-    return {**scores, "seconds": time.monotonic() - started,
-            **_about()}
+    return {**scores, "seconds": time.monotonic() - started, **about()}
 
 
-def _config(spec: dict[str, Any]) -> vs.Config:
+def config_of(spec: dict[str, Any]) -> vs.Config:
+    """The settings of an endless training."""
     # Far from its end, so that the annealed learning rate stays positive.
     return configs.replace(vs.Config(total_steps=10**9), spec["settings"])
 
@@ -96,7 +96,7 @@ def _config(spec: dict[str, Any]) -> vs.Config:
 def _prepare(spec: dict[str, Any]) -> Training:
     use_cpu_cores()
     provenance.use_compile_cache(spec["cache"])
-    config = _config(spec)
+    config = config_of(spec)
     learner = vs.Learner.make(config)
     layout = Layout.choose(config.num_seeds, learner.problem.suite.num_tasks)
     state = layout.place(jax.block_until_ready(learner.init_seeds()))
@@ -173,7 +173,8 @@ def _peak_bytes() -> int:
                      1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
-def _about() -> dict[str, Any]:
+def about() -> dict[str, Any]:
+    """What this process measures with and on."""
     return {"versions": provenance.versions(), "device": provenance.device()}
 
 

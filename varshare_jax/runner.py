@@ -228,8 +228,7 @@ class _Run:
         whole: Any = together.gather(state) if split else None
         if not together.first:
             return together.tell(None)
-        summary = self.record.summary(variables, scores, self.compile_seconds) | {
-            "device": provenance.device(together.devices)}
+        summary = self.record.summary(variables, scores, self.compile_seconds, together.devices)
         if self.folder:
             if split:
                 sweeps.split(problem, whole, self.total, summary)

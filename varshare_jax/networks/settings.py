@@ -5,6 +5,8 @@ import dataclasses
 from varshare_jax.errors import UserError
 from varshare_jax.settings import Section, field
 
+_ACTIVATIONS = "tanh", "relu", "elu", "silu", "gelu"
+
 
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig(Section):
@@ -19,10 +21,9 @@ class NetworkConfig(Section):
     trunk: str = field("separate", "whether actor and critic have hidden layers of their own",
                        choices=("separate", "shared"))
     activation: str = field("tanh", "activation of the hidden layers",
-                            choices=("tanh", "relu", "elu", "silu", "gelu"))
+                            choices=_ACTIVATIONS)
     last_activation: str = field("same", "activation of the last hidden layer of an mlp",
-                                 choices=("same", "tanh", "relu", "elu", "silu", "gelu",
-                                          "sigmoid"))
+                                 choices=("same", *_ACTIVATIONS, "sigmoid"))
     layer_norm: bool = field(False, "LayerNorm before every activation of an mlp")
     critic: str = field("scalar", "what the critic puts out: a value, trained by squared error, "
                                   "or a distribution over atoms, by cross-entropy (never "

@@ -213,10 +213,11 @@ def load_run(path: Path) -> Run:
     final = _final(path / "summary.json", summary, seeds)
     final = final or (evaluations[-1] if evaluations else None)
     first = int(config.get("seed") or 0)
+    log = (path / "train.jsonl").read_bytes() if (path / "train.jsonl").is_file() else b""
     run = Run(path, config, summary, tuple(range(first, first + seeds)), evaluations, final,
-              _moments(path / "train.jsonl"), _similarity(path / "similarity.json", seeds),
+              _moments(log), _similarity(path / "similarity.json", seeds),
               _posterior(path / "posterior.json"), _others(path, seeds),
-              _effective_steps(path / "train.jsonl"))
+              _effective_steps(log))
     left_out = config.get("leave_out")
     return _cut(run, summary, left_out) if summary and left_out in (run.task_names or ()) else run
 
@@ -338,9 +339,9 @@ def _posterior(file: Path) -> Posterior | None:
                         f"({type(error).__name__}: {error})") from error
 
 
-def _moments(file: Path) -> tuple[Moment, ...]:
-    """Up to `_MOMENTS` rows, the first and the last among them; no other line is read."""
-    lines = file.read_bytes().splitlines() if file.is_file() else []
+def _moments(log: bytes) -> tuple[Moment, ...]:
+    """Up to `_MOMENTS` rows, the first and the last among them; no other line is parsed."""
+    lines = log.splitlines()
     if lines and _moment(lines[-1]) is None:  # cut off by a kill
         lines.pop()
     chosen = np.unique(np.linspace(0, len(lines) - 1, _MOMENTS).round().astype(int))
@@ -357,12 +358,13 @@ def _moment(line: bytes) -> Moment | None:
         return None
 
 
-def _effective_steps(file: Path) -> np.ndarray | None:
+def _effective_steps(log: bytes) -> np.ndarray | None:
     """Mean [S, M] over all rows, of which nothing else is parsed."""
-    found = _EFFECTIVE.findall(file.read_bytes()) if file.is_file() else []
+    found = _EFFECTIVE.findall(log)
+    if not found:
+        return None
     try:
-        return np.mean([np.array(parse_json(x, "", [list]), float) for x in found], 0) if found \
-            else None
+        return np.mean([np.array(parse_json(x, "", [list]), float) for x in found], 0)
     except (ValueError, TypeError):  # rows that other runs have written, or a person
         return None
 

@@ -200,17 +200,23 @@ def _unflatten(like: Any, arrays: dict[str, np.ndarray]) -> Any:
     def fill(path, leaf):
         if leaf.size == 0:
             return np.zeros(leaf.shape, leaf.dtype)
-        array = np.asarray(arrays[jax.tree_util.keystr(path, simple=True, separator=".")])
-        return jax.random.wrap_key_data(jax.numpy.asarray(array)) if is_key(leaf) else array
+        return with_key(np.asarray(
+            arrays[jax.tree_util.keystr(path, simple=True, separator=".")]), leaf)
 
     return jax.tree_util.tree_map_with_path(fill, like)
 
 
 def without_key(leaf: jax.Array) -> jax.Array:
-    return jax.random.key_data(leaf) if is_key(leaf) else leaf
+    """An array that can be stored and sent: a key's numbers, or the leaf itself."""
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
-def is_key(leaf: Any) -> bool:
+def with_key(array: np.ndarray, leaf: Any) -> Any:
+    """What `without_key` has made of such a leaf, as it was."""
+    return jax.random.wrap_key_data(jax.numpy.asarray(array)) if _is_key(leaf) else array
+
+
+def _is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 

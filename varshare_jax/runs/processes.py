@@ -19,7 +19,7 @@ import numpy as np
 from varshare_jax.config import Config
 from varshare_jax.errors import UserError
 from varshare_jax.runs import links
-from varshare_jax.runs.checkpoint import is_key, without_key
+from varshare_jax.runs.checkpoint import with_key, without_key
 from varshare_jax.runs.files import plain
 from varshare_jax.runs.links import FLAG, Link
 from varshare_jax.runs.settings import AUTO, DistributedConfig
@@ -190,7 +190,7 @@ class Processes:
             link.hear()
             for array in whole:
                 link.receive(array[self._shares[number]])
-        return jax.tree.unflatten(structure, map(_like, whole, found))
+        return jax.tree.unflatten(structure, map(with_key, whole, found))
 
     def scatter(self, whole: Any, like: Any) -> Any:
         """Of a tree [S, ...] that process 0 has, to each its own members; `like` has their shapes.
@@ -209,7 +209,7 @@ class Processes:
             mine = [np.empty(shape.shape, shape.dtype) for shape in shapes]
             for array in mine:
                 self._links[0].receive(array)
-        return jax.tree.unflatten(structure, map(_like, mine, wanted))
+        return jax.tree.unflatten(structure, map(with_key, mine, wanted))
 
     def stop(self, say: Callable[[str], None], leave: Callable[[], None] | None) -> Stop:
         """What hears of signals here. Only process 0 prints how far training is, but each
@@ -238,10 +238,6 @@ class Processes:
         whole = np.empty((self._shares[-1].stop, *mine.shape[1:]), mine.dtype)
         whole[self.mine] = mine
         return whole
-
-
-def _like(array: np.ndarray, leaf: Any) -> Any:
-    return jax.random.wrap_key_data(jax.numpy.asarray(array)) if is_key(leaf) else array
 
 
 def _common(config: Config) -> dict[str, Any]:

@@ -150,8 +150,8 @@ class Record:
         self.progress.say(_last_line(summary, self.problem.config.run_dir))
 
     def summary(self, variables: Variables, scores: dict[str, np.ndarray],
-                compile_seconds: float) -> dict[str, Any]:
-        """Everything that a comparison needs of a complete run, for JSON.
+                compile_seconds: float, devices: int) -> dict[str, Any]:
+        """Everything that a comparison needs of a complete run on so many devices, for JSON.
 
         `variables` are the final ones [S, ...], `scores` those of the last evaluation [S, M].
         """
@@ -169,7 +169,7 @@ class Record:
             "diverged": list(self.diverged.values()), "skipped": list(self.skipped.values()),
             "score_range": suite.score_range and suite.score_range._asdict(),
             "task_parameters": dict(suite.task_parameters),
-            "versions": provenance.versions(), "device": provenance.device(),
+            "versions": provenance.versions(), "device": provenance.device(devices),
             "git": provenance.git_state()})
 
 
