@@ -4,6 +4,7 @@ A run of `--leave_out=all` has a fold for each task, whose shared parameters hav
 adaptation task k starts from those of fold k, of the same seed.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,14 +123,23 @@ def begin(problem: Problem, state: TrainState, source: Source | None = None) -> 
         own = from_source(own, jax.tree.map(lambda x: x[members],
                                             _mean(learned["task"], source.others())))
     shared = from_source(task["shared"], jax.tree.map(lambda x: x[members], learned["shared"]))
-    frozen = jnp.array([regime == "residual" for regime in regimes])
-    trains = jnp.where(lead(frozen, task["trains"]), 0.0, task["trains"])
+    begins = {"residual": 0.0, "unfreeze": -float(_unfrozen_after(problem, regimes))}
+    trains = jnp.broadcast_to(jnp.array([[begins.get(regime, 1.0)] for regime in regimes]),
+                              task["trains"].shape)
     variables = new | {"task": {"shared": shared, "own": own, "trains": trains}}
     stats = jax.tree.map(lambda old, x: jnp.where(lead(given, old), x[members, rows], old),
                          state.stats, source.state.stats)
     return state.replace(stats=stats, agent=jax.jit(jax.vmap(
         lambda agent, variables, scalars: _with(problem, agent, variables, scalars)))(
             state.agent, variables, state.scalars))
+
+
+def _unfrozen_after(problem: Problem, regimes: Sequence[str]) -> int:
+    after, updates = problem.config.adapt.unfreeze_after, problem.num_updates
+    if "unfreeze" in regimes and after >= updates:
+        raise UserError(f"--adapt.unfreeze_after={after}: the adaptation has {updates} updates; "
+                        "name fewer")
+    return after
 
 
 def _with(problem: Problem, agent: Agent, variables: Any, scalars: Any) -> Agent:
