@@ -40,6 +40,12 @@ def close(one, other):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5), one, other)
 
 
+def off_policy(algorithm: str, **more):
+    settings = {"num_envs": 2, "rollout_length": 8, "learning_starts": 16, "gradient_steps": 2,
+                "batch_size": 4, "replay_size": 64, "max_grad_norm": 1e6} | more
+    return {"algorithm": algorithm} | {f"{algorithm}.{k}": value for k, value in settings.items()}
+
+
 ALONE = {
     "varshare": {"varshare.recenter": "shift", "varshare.controller": "triggered",
                  "controller.every": 2},
@@ -48,13 +54,12 @@ ALONE = {
     "varshare_trust_region": {},
     "paco": {"paco.loss_threshold": 0.8},
     "contextual": {},
-    "duals": {"method": "l2_soft", "algorithm": "mpo", **{f"mpo.{name}": value for name, value in {
-        "num_envs": 2, "rollout_length": 8, "learning_starts": 16, "gradient_steps": 2,
-        "batch_size": 4, "replay_size": 64, "max_grad_norm": 1e6, "target_every": 3}.items()}},
+    "duals": {"method": "l2_soft"} | off_policy("mpo", target_every=3),
+    "replay": {"method": "varshare"} | off_policy("dqn", target_rate=0.3),
 }
 
 
-OFTEN = "varshare", "varshare_lora", "paco"  # the others in `make fuzz`
+OFTEN = "varshare", "varshare_lora", "paco", "replay"  # the others in `make fuzz`
 
 
 @pytest.mark.parametrize("name", ALONE if FUZZ > 1 else OFTEN)
