@@ -179,7 +179,6 @@ def test_what_is_missing_or_unknown_is_one_line(monkeypatch):
     with pytest.raises(UserError, match="brax:fast: unknown"):
         suites.make("brax:fast")
 
-
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 

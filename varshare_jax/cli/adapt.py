@@ -47,8 +47,8 @@ def main() -> None:
     """Entry point of `varshare-adapt`."""
     _app.define_config_flags()
     flags.DEFINE_string("run", "", "folder of the run that has left out each of the tasks")
-    flags.DEFINE_string("regime", "scratch,full,residual", "how they are learned: of "
-                                                     f"{' | '.join(REGIMES)}, with commas")
+    flags.DEFINE_string("regime", "scratch,full,residual",
+                        f"how they are learned: of {' | '.join(REGIMES)}, with commas")
     flags.DEFINE_string("start", "fresh", "what a method offers a new task begins as for any task, "
                                           "or as the mean of the others' (fresh | mean)")
     flags.DEFINE_bool("resume", False, "continue the adaptation in --run_dir, or start it there")

@@ -104,7 +104,7 @@ class Adapting(Method):
         return self._whole.weigh(losses, scalars)
 
     def hold(self, variables, updates):
-        if "task" not in updates:
+        if UNFREEZE not in self.config.adapt.regimes:  # nothing waits
             return updates
         moves, task = variables["task"]["trains"] > 0, updates["task"]
         shared = jax.tree.map(lambda u: jnp.where(lead(moves, u), u, 0), task["shared"])
@@ -146,6 +146,11 @@ class Adapting(Method):
         if (rate := self.config.learning.task_rate) != 1:
             raise UserError(f"--{self.config.algorithm}.task_rate={rate}: in adaptation all "
                             "parameters are a task's own and learn at one rate; use 1")
+
+
+def trains_at_first(adapt: AdaptConfig) -> float:
+    """`trains` of a member that begins with what others have learned; `adapt` names its regime."""
+    return {RESIDUAL: 0.0, UNFREEZE: -float(adapt.unfreeze_after)}.get(adapt.regime, 1.0)
 
 
 def _counted(trains: jax.Array) -> jax.Array:

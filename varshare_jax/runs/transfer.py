@@ -4,7 +4,6 @@ A run of `--leave_out=all` has a fold for each task, whose shared parameters hav
 adaptation task k starts from those of fold k, of the same seed.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from varshare_jax.algorithms.preconditioner import init_moments
 from varshare_jax.config import Config
 from varshare_jax.errors import UserError
 from varshare_jax.learner import Learner
+from varshare_jax.methods.adapting import UNFREEZE, trains_at_first
 from varshare_jax.runs import checkpoint
 from varshare_jax.runs.folder import check_note, read_config
 from varshare_jax.runs.monitoring import warn
@@ -100,6 +100,10 @@ def begin(problem: Problem, state: TrainState, source: Source | None = None) -> 
     regimes = [member.adapt.regime for member in config.members()]
     if set(regimes) <= {"", "scratch"}:
         return state
+    after, updates = config.adapt.unfreeze_after, problem.num_updates
+    if UNFREEZE in regimes and after >= updates:
+        raise UserError(f"--adapt.unfreeze_after={after}: the adaptation has {updates} updates; "
+                        "name fewer")
     source = source or Source(Path(config.adapt.source))
     for name in ("method", "algorithm", "suite"):
         if (here := getattr(config, name)) != (there := getattr(source.config, name)):
@@ -123,23 +127,14 @@ def begin(problem: Problem, state: TrainState, source: Source | None = None) -> 
         own = from_source(own, jax.tree.map(lambda x: x[members],
                                             _mean(learned["task"], source.others())))
     shared = from_source(task["shared"], jax.tree.map(lambda x: x[members], learned["shared"]))
-    begins = {"residual": 0.0, "unfreeze": -float(_unfrozen_after(problem, regimes))}
-    trains = jnp.broadcast_to(jnp.array([[begins.get(regime, 1.0)] for regime in regimes]),
-                              task["trains"].shape)
+    trains = jnp.array([[trains_at_first(member.adapt)] for member in config.members()])
+    trains = jnp.broadcast_to(trains, task["trains"].shape)
     variables = new | {"task": {"shared": shared, "own": own, "trains": trains}}
     stats = jax.tree.map(lambda old, x: jnp.where(lead(given, old), x[members, rows], old),
                          state.stats, source.state.stats)
     return state.replace(stats=stats, agent=jax.jit(jax.vmap(
         lambda agent, variables, scalars: _with(problem, agent, variables, scalars)))(
             state.agent, variables, state.scalars))
-
-
-def _unfrozen_after(problem: Problem, regimes: Sequence[str]) -> int:
-    after, updates = problem.config.adapt.unfreeze_after, problem.num_updates
-    if "unfreeze" in regimes and after >= updates:
-        raise UserError(f"--adapt.unfreeze_after={after}: the adaptation has {updates} updates; "
-                        "name fewer")
-    return after
 
 
 def _with(problem: Problem, agent: Agent, variables: Any, scalars: Any) -> Agent:

@@ -6,7 +6,6 @@ began, and tell a time limit only beside the end.
 
 import contextlib
 import copy
-import importlib.metadata
 import io
 import warnings
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from varshare_jax.errors import UserError, unknown
+from varshare_jax.suites import installed
 from varshare_jax.suites.base import Suite
 from varshare_jax.suites.compiling import compiler_options
 from varshare_jax.types import Continuous, Step
@@ -119,14 +119,10 @@ def environment(env_id: str) -> Any:
 
 def _envs() -> Any:
     """The module `brax.envs`."""
-    least = ".".join(map(str, LEAST))
-    try:
-        found = importlib.metadata.version("brax")
-    except importlib.metadata.PackageNotFoundError:
-        raise UserError(f"brax's suites need brax>={least}, which is not installed: {INSTALL}"
-                        ) from None
+    need = f"brax's suites need brax>={'.'.join(map(str, LEAST))}"
+    found = installed.version("brax", need, INSTALL)
     if tuple(int(part) for part in found.split(".")[:3] if part.isdigit()) < LEAST:
-        raise UserError(f"brax's suites need brax>={least} but {found} is installed: {INSTALL}")
+        raise UserError(f"{need} but {found} is installed: {INSTALL}")
     with _quietly():
         from brax import envs
     return envs
