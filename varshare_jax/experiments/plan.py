@@ -27,8 +27,8 @@ from varshare_jax.settings import Registry, flatten, leaves, replace
 PLANS = Path(__file__).parent / "plans"
 PLAN_KEYS: dict[str, type] = {
     "title": str, "methods": list, "variants": dict, "cases": dict, "presets": list,
-    "sweep": dict, "tuned": str, "tuning": bool, "seeds_apart": bool, "evaluations": dict, "adaptation": dict,
-    "space": dict, "search": dict, "launcher": dict}
+    "sweep": dict, "tuned": str, "tuning": bool, "seeds_apart": bool, "evaluations": dict,
+    "adaptation": dict, "space": dict, "search": dict, "launcher": dict}
 VARIANT_KEYS: dict[str, type] = {"presets": list, "sweep": dict, "space": dict}
 EVALUATION_KEYS: dict[str, type] = {
     "weights": str, "engine": str, "samples": int, "actions": str, "episodes": int,
@@ -188,8 +188,9 @@ def _runs(path: Path, tree: Mapping[str, Any], out: Path, only: Sequence[str],
         if name not in (*variants, *cases):
             raise unknown("--only", name, [*variants, *cases])
     return tuple(
-        _planned(file, f"{case}/{variant}".lstrip("/"), tree, cases.get(case, {}), variants[variant],
-                 tuned_by, {"run_dir": str(out / case / variant)} | dict(overrides))
+        _planned(file, f"{case}/{variant}".lstrip("/"), tree, cases.get(case, {}),
+                 variants[variant], tuned_by,
+                 {"run_dir": str(out / case / variant)} | dict(overrides))
         for case in _wanted(cases, only) or [""] for variant in _wanted(variants, only))
 
 
