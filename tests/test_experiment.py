@@ -204,6 +204,15 @@ def test_finished_runs_are_skipped_and_a_failing_one_stops_no_other(plan, capsys
         experiments.check(other)
 
 
+def test_an_adaptation_ends_with_the_last_file_that_it_leaves(plan, tmp_path):
+    """A kill between its summary and its zero-shot scores leaves it unfinished."""
+    for regime, last in (("", "zero_shot.json"), ("regime = 'scratch'", "summary.json")):
+        loaded = plan("methods = ['varshare']\nsuite = 'cartpole10'\nleave_out = 'all'\n"
+                      f"[adaptation]\ntotal_steps = 100\n{regime}")
+        *_, command = execution.commands(loaded, loaded.runs[0])
+        assert command.result == tmp_path / "out" / "varshare_adapted" / last
+
+
 def test_seeds_apart_are_trained_in_turns_and_reported_as_one_run(plan, tmp_path):
     text = SMALL + "seed = 3\nseeds_apart = true\nmethods = ['hard_sharing', 'l2_soft']"
     loaded = plan(text, overrides={"run.eval_every": 1})
