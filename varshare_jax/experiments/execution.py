@@ -128,9 +128,10 @@ def commands(plan: Plan, run: PlannedRun) -> list[Command]:
                              (f"--run={run.folder}", *flags, f"--out={result}"), result))
     if folder := _adapted(plan, run):
         flags = tuple(f"--{flag}={flag_value(value)}" for flag, value in plan.adaptation.items())
+        last = "summary" if plan.adaptation.get("regime") == "scratch" else "zero_shot"
         found.append(Command(f"{run.name}, adaptation", "varshare_jax.cli.adapt",
                              (f"--run={run.folder}", f"--run_dir={folder}", *flags, "--resume"),
-                             folder / "summary.json"))
+                             folder / f"{last}.json"))
     return found
 
 

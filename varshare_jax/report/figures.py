@@ -33,7 +33,7 @@ def learning_curves(sections: Sequence[Section], against: str = STEPS) -> Figure
                 if len(entry.steps):
                     line = _draw(axes, section, entry, getattr(entry, against), *entry.iqm_curve)
                     handles.setdefault(entry.label, line)
-            axes.set_title(section.suite)
+            axes.set_title(_within(section.suite, 60))
             axes.set_ylabel(f"IQM of the {section.measure}")
             axes.set_xlabel(_AXIS_LABELS[against])
         for axes in grid[len(sections):]:
@@ -73,6 +73,11 @@ def key(entry: Entry) -> Figure:
         axes.plot([0, 1, 2], [0, 0, 0], markevery=[1], **style_of(entry).line)
         axes.set_axis_off()
         return figure
+
+
+def _within(title: str, letters: int) -> str:
+    """The title, or as much of it as has room."""
+    return title if len(title) <= letters else f"{title[:letters - 1]}…"
 
 
 def legend_below(figure: Figure, handles: dict[str, Line2D]) -> None:
