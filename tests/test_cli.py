@@ -122,6 +122,17 @@ def test_help_imports_no_more_than_it_shows(command, flag):
     assert "\nflags:\n" in shown.stdout or flag == "--helpfull"
 
 
+def test_reading_runs_imports_nothing_that_draws():
+    """Plans read runs before they train any; only a page is drawn."""
+    code = """
+import sys, varshare_jax.report.runs, varshare_jax.report as r
+print("matplotlib" in sys.modules, r.write_report.__name__, "matplotlib" in sys.modules)
+"""
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                           timeout=60, check=False)
+    assert shown.stdout == "False write_report True\n", shown.stderr
+
+
 @pytest.fixture
 def parse():
     """Config of a command line, through flags of its own that are gone afterwards."""

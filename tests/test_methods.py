@@ -1,13 +1,14 @@
 """One test parameterised over every registered method, and the identities between methods."""
 
 import dataclasses
+import functools
 
 import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import critic, network_of, policy, quick_compile
+from conftest import critic, network_of, policy
 
 from varshare_jax import config as C
 from varshare_jax.methods import METHODS
@@ -21,14 +22,6 @@ SPACES = {"discrete": Discrete(4), "continuous": Continuous(2)}
 ALL = sorted(METHODS)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly():
-    """Identities hold however well XLA optimises."""
-    with quick_compile():
-        yield
-
-
-
 def network(method: str, space="discrete", **overrides) -> MultiTaskNetwork:
     config = C.replace(C.Config(method=method), {"network.hidden": (8, 8), "lora.rank": 2,
                                                 **overrides})
@@ -39,28 +32,38 @@ def observations():
     return jax.random.normal(jax.random.key(9), (M, B, D))
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def fresh(net: MultiTaskNetwork):
+    """Variables as they begin, by one program: operation by operation it would be dozens."""
+    return net.init(jax.random.key(0))
+
+
 def randomised(net: MultiTaskNetwork):
     """Variables with every leaf random, so that nothing is zero by initialisation."""
-    variables = net.init(jax.random.key(0))
-    leaves, structure = jax.tree.flatten(variables)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(structure, noisy)
+    noise = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda x: jnp.asarray(x + 0.3 * noise.normal(size=x.shape), jnp.float32),
+        jax.device_get(fresh(net)))
 
 
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("method", ALL)
 def test_shapes_under_jit_and_vmap_over_seeds(method, space):
     net = network(method, space)
-    states = jax.lax.map(net.init, jax.random.split(jax.random.key(0), 2))
-    outputs = jax.jit(jax.vmap(net.apply, in_axes=(0, None)))(states, observations())
+
+    @jax.jit
+    def play(keys):
+        outputs = jax.vmap(net.apply, (0, None))(jax.lax.map(net.init, keys), observations())
+        action = outputs["actor"].sample(seed=jax.random.key(0))
+        return outputs, action, outputs["actor"].log_prob(action)
+
+    outputs, action, log_prob = play(jax.random.split(jax.random.key(0), 2))
     acts = outputs["actor"]
     assert isinstance(acts, distrax.Distribution)
     assert acts.batch_shape == (2, M, B)
     assert outputs["critic"].shape == (2, M, B, 1)
-    action = acts.sample(seed=jax.random.key(0))
     assert action.shape == ((2, M, B) if space == "discrete" else (2, M, B, 2))
-    assert bool(jnp.isfinite(acts.log_prob(action)).all())
+    assert bool(jnp.isfinite(log_prob).all())
 
 
 @pytest.mark.parametrize("method", ALL)
@@ -73,7 +76,7 @@ def test_task_leaves_lead_with_tasks_and_their_gradients_stay_apart(method):
         outputs = net.apply(variables, observations())
         return outputs["actor"].logits[0].sum() + outputs["critic"][0].sum()
 
-    grads = jax.grad(loss)(variables)
+    grads = jax.jit(jax.grad(loss))(variables)
     for leaf in jax.tree.leaves(grads["task"]):
         assert leaf.shape[0] == M
         np.testing.assert_array_equal(leaf[1:], 0)
@@ -85,9 +88,9 @@ def test_task_leaves_lead_with_tasks_and_their_gradients_stay_apart(method):
 def test_mean_weights_are_deterministic(method):
     net, obs = network(method), observations()
     variables = randomised(net)
-    first, second = net.apply(variables, obs), net.apply(variables, obs)
-    np.testing.assert_array_equal(first["actor"].logits, second["actor"].logits)
-    np.testing.assert_array_equal(first["critic"], second["critic"])
+    np.testing.assert_array_equal(policy(net, variables, obs).logits,
+                                  policy(net, variables, obs).logits)
+    np.testing.assert_array_equal(critic(net, variables, obs), critic(net, variables, obs))
 
 
 @pytest.mark.parametrize("method", ALL)
@@ -136,7 +139,7 @@ def test_parameter_counts(method):
         "soft_modularization": (soft + 16, soft + 16, soft + M * 16),
     }
     net = network(method, **{"contextual.size": M})
-    counts = net.num_parameters(net.init(jax.random.key(0)))
+    counts = net.num_parameters(jax.eval_shape(net.init, jax.random.key(0)))
     assert (counts["active"], counts["merged"], counts["stored"]) == expected[method]
 
 
@@ -145,12 +148,15 @@ def test_merged_parameters_play_alone(method):
     """What `merge` returns is a plain network of each task, whose mean weights act the same."""
     net, obs = network(method), observations()
     variables = randomised(net)
-    merged = net.merge(variables)
-    for task in range(M):
-        alone = net.module.apply({"params": jax.tree.map(lambda x, m=task: x[m], merged)},
-                                 obs[task], ("actor",))["actor"]
-        np.testing.assert_allclose(alone.logits, policy(net, variables, obs).logits[task],
-                                   rtol=1e-5, atol=1e-5)
+
+    @jax.jit
+    def alone(variables):
+        merged = net.merge(variables)
+        return [net.module.apply({"params": jax.tree.map(lambda x, m=task: x[m], merged)},
+                                 obs[task], ("actor",))["actor"].logits for task in range(M)]
+
+    np.testing.assert_allclose(jnp.stack(alone(variables)), policy(net, variables, obs).logits,
+                               rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["hard_sharing", "varshare", "paco", "one_hot"])
@@ -165,9 +171,10 @@ def test_gradients_of_copies_sum_to_the_shared_gradient(method):
         return jnp.sum(tasks[:, None] * critic(net, {**variables, "shared": shared}, obs) ** 2)
 
     every = jnp.ones(M)
-    of_copies = jax.grad(loss, 1)(apart, copies, every)
-    whole = jax.grad(loss, 1)(net, variables["shared"], every)
-    second = jax.grad(loss, 1)(net, variables["shared"], jnp.eye(M)[1])
+    gradient = jax.jit(jax.grad(loss, 1), static_argnums=0)
+    of_copies = gradient(apart, copies, every)
+    whole = gradient(net, variables["shared"], every)
+    second = gradient(net, variables["shared"], jnp.eye(M)[1])
     for copy, total, one in zip(*map(jax.tree.leaves, (of_copies, whole, second)), strict=True):
         np.testing.assert_allclose(copy.sum(0), total, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(copy[1], one, rtol=1e-4, atol=1e-4)
@@ -219,7 +226,7 @@ def test_paco_with_one_hot_coefficients_is_k_networks():
 
 def test_paco_leaves_extreme_tasks_out_and_draws_them_again():
     net = network("paco", **{"paco.loss_threshold": 10.0})
-    variables, scalars = net.init(jax.random.key(0)), {"paco.loss_threshold": jnp.float32(10)}
+    variables, scalars = fresh(net), {"paco.loss_threshold": jnp.float32(10)}
     losses = jnp.array([1.0, 50.0, -2.0])
     np.testing.assert_array_equal(net.method.weigh(losses, scalars), [1.0, 0.0, -2.0])
     old = variables["task"]["coefficients"]
@@ -279,7 +286,7 @@ def test_l2_soft_tends_to_sharing():
             return jax.lax.fori_loop(0, 400, lambda _, v: jax.tree.map(
                 lambda p, g: p - rate * g, v, jax.grad(loss)(v)), variables)
 
-        after = fit(net.init(jax.random.key(0)))
+        after = fit(fresh(net))
         return np.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(after["task"])))
 
     free, tied, tight = (distance(penalty) for penalty in (0.0, 10.0, 1000.0))
@@ -291,7 +298,7 @@ def test_zero_residuals_are_one_shared_network():
     obs = jnp.broadcast_to(observations()[0], (M, B, D))
     for method in ("varshare", "l2_soft"):
         net = network(method)
-        logits = policy(net, net.init(jax.random.key(0)), obs).logits
+        logits = policy(net, fresh(net), obs).logits
         np.testing.assert_allclose(logits, np.broadcast_to(logits[0], logits.shape), atol=1e-6)
 
 
@@ -307,7 +314,7 @@ def test_varshare_drawn_is_l2_soft_with_that_residual():
 
 def test_varshare_without_noise_samples_its_mean():
     net = network("varshare", **{"varshare.sigma_init": 1e-12})
-    variables = net.init(jax.random.key(0))
+    variables = fresh(net)
     drawn = net.sample(variables, jax.random.key(5))
     np.testing.assert_allclose(critic(net, drawn, observations()),
                                critic(net, variables, observations()), atol=1e-5)
@@ -315,7 +322,7 @@ def test_varshare_without_noise_samples_its_mean():
 
 def test_varshare_draws_differ_between_tasks_and_keys():
     net = network("varshare")
-    variables = net.init(jax.random.key(0))
+    variables = fresh(net)
     first, second = (net.sample(variables, jax.random.key(k))["task"]["actor"]["0"]["kernel"]
                      for k in (1, 2))
     assert np.abs(first[0] - first[1]).max() > 1e-3
@@ -326,13 +333,14 @@ def test_shared_gradient_is_the_sum_over_tasks_of_the_residuals():
     """∂RL/∂θ = Σ_m ∂RL/∂μ_m, and ∂KL/∂θ = 0."""
     net, obs = network("varshare"), observations()
     variables = randomised(net)
-    grads = jax.grad(lambda v: jnp.sum(critic(net, v, obs) ** 2))(variables)
+    grads = jax.jit(jax.grad(lambda v: jnp.sum(critic(net, v, obs) ** 2)))(variables)
     residuals = jax.tree.leaves(grads["task"], is_leaf=is_gaussian)
     for g, residual in zip(jax.tree.leaves(grads["shared"]), residuals, strict=True):
         np.testing.assert_allclose(g, residual.mean.sum(0), rtol=2e-4, atol=2e-4)
     scalars = {k: jnp.float32(v) for k, v in net.method.config.scalars().items()}
     _, memory = net.method.init_memory(variables["task"], scalars)
-    kl_grads = jax.grad(lambda v: net.penalty(v, memory, scalars, SAMPLES)[0].sum())(variables)
+    kl_grads = jax.jit(jax.grad(
+        lambda v: net.penalty(v, memory, scalars, SAMPLES)[0].sum()))(variables)
     assert all(not g.any() for g in jax.tree.leaves(kl_grads["shared"]))
 
 
@@ -342,7 +350,7 @@ def test_varshare_penalty_is_beta_kl_over_samples():
                                  "varshare.sigma_init": 0.05})
     config = net.method.config
     scalars = {k: jnp.float32(v) for k, v in config.scalars().items()}
-    variables = net.init(jax.random.key(0))
+    variables = fresh(net)
     _, memory = net.method.init_memory(variables["task"], scalars)
     cost, metrics = net.penalty(variables, memory, scalars, SAMPLES)
     each = np.log(0.2 / 0.05) + 0.05**2 / (2 * 0.2**2) - 0.5
@@ -378,7 +386,7 @@ def test_estimators_reach_every_posterior_parameter(estimator):
         return (jnp.sum(outputs["actor"].log_prob(jnp.ones((M, B, 2))))
                 + jnp.sum(outputs["critic"]**2))
 
-    for q in jax.tree.leaves(jax.grad(loss)(variables)["task"], is_leaf=is_gaussian):
+    for q in jax.tree.leaves(jax.jit(jax.grad(loss))(variables)["task"], is_leaf=is_gaussian):
         assert isinstance(q, Gaussian)
         assert np.abs(q.mean).max() > 0
         assert np.abs(q.rho).max() > 0

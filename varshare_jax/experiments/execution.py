@@ -22,7 +22,6 @@ from varshare_jax.experiments.forecast import Forecast, clock
 from varshare_jax.experiments.plan import Plan, PlannedRun
 from varshare_jax.learner import make_problem
 from varshare_jax.playing import engines
-from varshare_jax.report import write_report
 from varshare_jax.runs.folder import check_same, read_config
 from varshare_jax.runs.signals import STOPPED, Stopped
 from varshare_jax.settings import flag_value, replace
@@ -207,6 +206,8 @@ def conclude(plan: Plan, figure_png: Path | None) -> None:
     folders = [folder for folder in made if (folder / "summary.json").exists()]
     if not folders:
         return
+    from varshare_jax.report import write_report  # it imports Matplotlib
+
     report = write_report(folders, plan.out / "report.html", figure_png=figure_png)
     print(f"\n{report.text_table}\n\nreport: {report.page}")
     if plan.tuning:
