@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import gc
 import itertools
 import json
 import os
@@ -56,10 +55,6 @@ run.eval_episodes = 1
 # the benchmarks run what users run.
 os.environ["XLA_FLAGS"] = QUICK["XLA_FLAGS"]  # read when JAX starts; processes inherit it
 
-# What is imported stays: collecting it anew whenever JAX traces took a tenth of the time.
-gc.freeze()
-gc.set_threshold(20_000, 20, 20)
-
 use_cpu_cores(2)  # before any test starts JAX: as many as a laptop has, and as CI has
 provenance.use_compile_cache(CACHE)
 
@@ -78,7 +73,6 @@ def programs_freed(request):
     with quick_compile() if quick else contextlib.nullcontext():
         yield
     jax.clear_caches()
-    gc.collect()
 
 
 def load_plan(folder: Path, text: str, *, overrides: Mapping[str, Any] = MappingProxyType({}),
