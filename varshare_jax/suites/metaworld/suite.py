@@ -16,7 +16,7 @@ from varshare_jax.suites.metaworld.tasks import Setup, Snapshot, Task
 from varshare_jax.suites.settings import MetaWorldConfig
 from varshare_jax.types import Continuous, Step
 
-VERSIONS = {"mujoco": "3", "mjx": "4"}  # of results, by engine
+VERSIONS = {"mujoco": "3", "mjx": "5"}  # of results, by engine
 _BYTES_PER_ENV = {"mjx": 60_000, "mujoco": 10_000}  # for one env of a scene, measured on the CPU
 _CANDIDATES = 16  # draws of a random vector; all lie too near each other once in 1e14 resets
 
