@@ -18,6 +18,8 @@ import jax.numpy as jnp
 
 _SHORT = 1e-10  # m², squared length below which a vector has no direction
 _PROJECTIONS = 3  # of an edge and a rim onto each other
+_TILT = 1e-3  # of a cylinder that lies on a face: below it the contact moves to the middle
+_TIE = 1e-5  # m, between depths that count as equal
 _EVER = 1e3  # m, a depth that is never the least
 _SAME = 1e-4  # m between points that count as one
 _APART = 1.0  # m, the distance of what does not touch
@@ -75,16 +77,24 @@ def cylinder_convex(cylinder: Any, convex: Any) -> tuple[jax.Array, jax.Array, j
     along = normals @ axis
     across = jnp.sqrt(jnp.maximum(1 - along**2, 0))
     nearest = normals @ center - half * jnp.abs(along) - radius * across
-    depths = (normals @ convex.vert.T).max(1) - nearest
+    highest = (normals @ convex.vert.T).max(1)
+    depths = highest - nearest
     depths = jnp.where(jnp.sum(normals**2, 1) > 0.5, depths, _EVER)
-    best = jnp.argmin(depths)
-    depth, normal = depths[best], normals[best]
-    outwards = normal - along[best] * axis
-    outwards /= jnp.maximum(across[best], 1e-9)
-    tip = center - half * jnp.sign(along[best]) * axis - radius * outwards
-    position = jnp.where(on_face[best], tip + depth / 2 * normal, points[best] - depth / 2 * normal)
-    frame = math.make_frame(-(convex.mat @ normal))
-    return -depth, convex.pos + convex.mat @ position, frame
+    least = jnp.argmin(depths)
+    ends = jnp.clip(along / _TILT, -1, 1)[:, None]
+    tips = center - half * ends * axis - radius * _unit(normals - along[:, None] * axis)
+    points = jnp.where(on_face[:, None], tips, points)
+    # Of directions that are as good, those count whose point touches the other one as well.
+    faces = convex.face_normal
+    outside = (points @ faces.T - jnp.sum(faces * convex.face[:, 0], 1)).max(1)
+    below = highest - jnp.sum(normals * points, 1)
+    beyond = jnp.maximum(jnp.abs((points - center) @ axis) - half, 0)
+    missed = jnp.where(on_face, jnp.maximum(outside, 0), below + beyond)
+    share = jax.nn.softmax(-(depths + missed) / _TIE)
+    halfway = depths[:, None] / 2 * normals
+    position = share @ (points + jnp.where(on_face[:, None], halfway, -halfway))
+    frame = math.make_frame(-(convex.mat @ normals[least]))
+    return -depths[least], convex.pos + convex.mat @ position, frame
 
 
 def _candidates(center: jax.Array, axis: jax.Array, half: jax.Array, radius: jax.Array,
