@@ -40,6 +40,12 @@ def close(one, other):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5), one, other)
 
 
+def off_policy(algorithm: str, **more):
+    settings = {"num_envs": 2, "rollout_length": 8, "learning_starts": 16, "gradient_steps": 2,
+                "batch_size": 4, "replay_size": 64, "max_grad_norm": 1e6} | more
+    return {"algorithm": algorithm} | {f"{algorithm}.{k}": value for k, value in settings.items()}
+
+
 ALONE = {
     "varshare": {"varshare.recenter": "shift", "varshare.controller": "triggered",
                  "controller.every": 2},
@@ -48,13 +54,12 @@ ALONE = {
     "varshare_trust_region": {},
     "paco": {"paco.loss_threshold": 0.8},
     "contextual": {},
-    "duals": {"method": "l2_soft", "algorithm": "mpo", **{f"mpo.{name}": value for name, value in {
-        "num_envs": 2, "rollout_length": 8, "learning_starts": 16, "gradient_steps": 2,
-        "batch_size": 4, "replay_size": 64, "max_grad_norm": 1e6, "target_every": 3}.items()}},
+    "duals": {"method": "l2_soft"} | off_policy("mpo", target_every=3),
+    "replay": {"method": "varshare"} | off_policy("dqn", target_rate=0.3),
 }
 
 
-OFTEN = "varshare", "varshare_lora", "paco"  # the others in `make fuzz`
+OFTEN = "varshare", "varshare_lora", "paco", "replay"  # the others in `make fuzz`
 
 
 @pytest.mark.parametrize("name", ALONE if FUZZ > 1 else OFTEN)
@@ -158,6 +163,30 @@ def test_adapting_freezes_resumes_and_tells_its_beginning(left_out, tmp_path):
         assert x.tobytes() == again[name].tobytes(), name
 
 
+def test_unfreezing_is_residual_first_and_keeps_moments_meanwhile(left_out):
+    config = adaptation(left_out, total_steps=4 * 3 * 16,
+                        **{"adapt.regime": "residual,unfreeze", "adapt.unfreeze_after": 2,
+                           "num_seeds": 1})
+    learner = Learner.make(config)
+    state = transfer.begin(learner.problem, learner.init_seeds())
+    with quick_compile():
+        advance = jax.jit(learner.update_many)
+        for number in (1, 2, 3):
+            state, _ = advance(state, jax.numpy.int32(1))
+            task, moments = (tree["task"] for tree in (state.agent.variables,
+                                                       state.agent.optimizer.mu))
+            moved, owned = (jax.tree.leaves(jax.tree.map(lambda x: np.any(x[0] != x[1]), tree))
+                            for tree in (task["shared"], task["own"]))
+            if number > 2:
+                assert all(moved)
+            else:
+                assert not any(moved + owned)
+            assert task["trains"][1].tolist() == [1.0 if number > 1 else -1.0] * 3
+            for x in jax.tree.leaves(moments["shared"]):
+                assert not x[0].any()
+                assert x[1].any()
+
+
 def test_zero_shot_plays_the_others_residuals(left_out):
     config = adaptation(left_out)
     with quick_compile():
@@ -196,3 +225,5 @@ def test_errors_of_the_source(left_out, tmp_path):
     assert "asks for seed 5" in refused(num_seeds=3)
     assert "adapt with the settings of its network" in refused(**{"network.hidden": (4,)})
     assert "not a run" in refused(**{"adapt.source": str(tmp_path)})
+    assert "has 4 updates; name fewer" in refused(**{
+        "adapt.regime": "unfreeze", "adapt.unfreeze_after": 4, "total_steps": 4 * 3 * 16})

@@ -102,6 +102,36 @@ def test_settings_come_in_layers(plan, tmp_path):
     assert short.folder == tmp_path / "out" / "short"
 
 
+def test_a_plan_with_cases_has_every_variant_in_each(plan, tmp_path):
+    (tmp_path / "tuned.toml").write_text("[slow]\nppo.learning_rate = 0.5")
+    text = """
+        tuned = "tuned.toml"
+        methods = ["varshare"]
+        total_steps = 100
+        [variants.slow]
+        method = "l2_soft"
+        ppo.clip = 0.3
+        [cases.few]
+        suite = "cartpole"
+        ppo.clip = 0.1
+        [cases.many]
+        suite = "cartpole10"
+        total_steps = 200
+    """
+    runs = {run.name: run for run in plan(text).runs}
+    assert list(runs) == ["few/varshare", "few/slow", "many/varshare", "many/slow"]
+    assert runs["many/slow"].folder == tmp_path / "out" / "many" / "slow"
+    config = {name: run.config for name, run in runs.items()}
+    assert [config[name].suite for name in runs] == 2 * ["cartpole"] + 2 * ["cartpole10"]
+    assert [config[name].total_steps for name in runs] == [100, 100, 200, 200]
+    assert [config[name].ppo.clip for name in runs] == [0.1, 0.3, Config().ppo.clip, 0.3]
+    assert config["many/slow"].ppo.learning_rate == 0.5
+    for only, names in ((["slow"], ["few/slow", "many/slow"]),
+                        (["many"], ["many/varshare", "many/slow"]),
+                        (["few", "slow"], ["few/slow"])):
+        assert [run.name for run in plan(text, only=only).runs] == names
+
+
 def test_an_engine_that_cannot_play_is_told_before_training(plan):
     elsewhere = plan("suite = 'gymnax:Pendulum-v1'\nmethods = ['independent']\n"
                      "[evaluations.elsewhere]\nengine = 'gymnasium'")
@@ -121,6 +151,8 @@ def test_an_engine_that_cannot_play_is_told_before_training(plan):
     ("[variants.a]\nmetod = 'varshare'", "variant a: key=metod: .* 'method'?"),
     ("[variants.a]\nppo.clip = 0.1", "variant a: names no method"),
     ("variants.a = 3", "variants.a=3: must be a table"),
+    ("methods = ['varshare']\ncases.a = 3", "cases.a=3: must be a table"),
+    ("methods = ['varshare']\ncases.a.sute = 'cartpole'", "case a: key=sute: .* 'suite'?"),
     ("methods = ['varshare']\npresets = ['smok']", "--preset=smok: .* 'smoke'?"),
     ("methods = ['varshare']\nsweep.ppo.epochs = [1, 2]", "ppo.epochs=…: is not traced"),
     ("methods = ['varshare']\nsweep.ppo.clip = 0.1", "sweep.ppo.clip=0.1: must be a list"),

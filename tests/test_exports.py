@@ -14,10 +14,12 @@ from varshare_jax.learner import Learner
 from varshare_jax.suites import metaworld
 
 PLATFORMS = "cuda", "tpu"
-MEMBERS = {"mt1": "mt1:reach", "gymnax": "gymnax:Pendulum-v1",
+MEMBERS = {"mt1": "mt1:reach", "gymnax": "gymnax:Pendulum-v1", "brax": "brax_halfcheetah9",
            "cartpole_family": "cartpole_family:tasks=2,spread=0.5,seed=1"}
 # MJX traces six scenes for mt10, each as long as mt1's one; there is nothing else in them.
-SUITES = [*(name for name in suites.SUITES if not metaworld.owns(name)), *MEMBERS.values()]
+# Brax's are of one class, of which nine robots with contacts show the most.
+SUITES = dict.fromkeys([*(name for name in suites.SUITES if not metaworld.owns(name)),
+                        *MEMBERS.values()])
 
 
 def export(learner):
@@ -35,6 +37,8 @@ def test_every_family_has_a_member_here():
 def test_updates_on_every_suite_lower_for_accelerators(tiny, suite):
     if metaworld.owns(suite):
         pytest.importorskip("mujoco.mjx", reason="needs varshare_jax[metaworld]")
+    if suite.startswith("brax"):
+        pytest.importorskip("brax", reason="needs varshare_jax[brax]")
     assert export(Learner.make(tiny(suite=suite, **{"metaworld.physics": "mjx"}))
                   ).platforms == PLATFORMS
 

@@ -15,6 +15,7 @@ from varshare_jax.errors import UserError
 from varshare_jax.report import (
     comparison_figures,
     figures,
+    series,
     specialization_figures,
     statistics,
     write_report,
@@ -581,6 +582,24 @@ def test_each_suite_has_its_section_and_may_differ_in_tasks(make_run, report, tm
     assert "\ntwo\n" in written.text_table
     assert written.figure == picture
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_suites_that_differ_in_one_number_make_a_series(make_run, report):
+    runs = [make_run(f"{spread}/{method}", method=method,
+                     suite=f"family:tasks=3,spread={spread}", scores=scores)
+            for spread, method, scores in (
+                ("1", "varshare", SCORES), ("0.5", "varshare", np.ones((2, 3))),
+                ("0.5", "l2_soft", SCORES), ("1", "l2_soft", 3 * np.ones((2, 3))),
+                ("1", "contextual", SCORES))]
+    _, page = report(*runs)
+    header, *rows = page.texts("family:tasks=3 against spread")
+    assert header == ["Method", "spread 0.5", "spread 1"]
+    assert [row[0] for row in rows] == ["varshare", "l2_soft"]  # contextual has one point
+    assert rows[0][1] == "1.00 [1.00, 1.00]"
+    assert rows[1][2] == "3.00 [3.00, 3.00]"
+    alone, other = make_run("alone", suite="family:tasks=4,spread=0"), make_run("a", suite="b")
+    assert series.find(group(load_runs([*runs[:2], alone, other])))[0].setting == "spread"
+    assert not series.find(group(load_runs([runs[0], alone, other])))
 
 
 def test_runs_of_a_suite_must_have_the_same_tasks(make_run):

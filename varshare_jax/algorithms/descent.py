@@ -81,8 +81,9 @@ def step(problem: Problem, agent: Agent, loss: Loss, batch: Any, key: jax.Array,
         tied=problem.settings.preconditioner == "shared", learns=learns)
     updates, optimizer = precondition(problem, grads, agent.optimizer, names,
                                       num_present(scalars, tasks))
-    variables = agent.variables | _descend(problem, _only(agent.variables, names), updates,
-                                           scalars, rate)
+    chosen = _only(agent.variables, names)
+    updates = problem.network.method.hold(chosen, updates)
+    variables = agent.variables | _descend(problem, chosen, updates, scalars, rate)
     if curvature:
         optimizer = optimizer._replace(curvature=curvature)
         variables |= {"task": problem.network.settle(variables, curvature["task"], agent.memory,

@@ -5,10 +5,11 @@
 
 Every task is learned alone, by the regimes in --regime, all in one program: `scratch`, from a new
 network; `full`, from the shared parameters of the fold that never saw the task; `residual`, from
-these and without changing them, by what the method offers a new task. Settings are those of the
-run; flags change them. The folder gets what `varshare-train` leaves, with a folder for each regime,
-and zero_shot.json: the tasks as they are played before anything is learned of them. A stopped run
-goes on with --resume and the same flags.
+these and without changing them, by what the method offers a new task; `unfreeze`, as `residual`
+for --adapt.unfreeze_after updates, then as `full`. Settings are those of the run; flags change
+them. The folder gets what `varshare-train` leaves, with a folder for each regime, and
+zero_shot.json: the tasks as they are played before anything is learned of them. A stopped run goes
+on with --resume and the same flags.
 """
 
 from pathlib import Path
@@ -46,8 +47,8 @@ def main() -> None:
     """Entry point of `varshare-adapt`."""
     _app.define_config_flags()
     flags.DEFINE_string("run", "", "folder of the run that has left out each of the tasks")
-    flags.DEFINE_string("regime", ",".join(REGIMES), "how they are learned: of "
-                                                     f"{' | '.join(REGIMES)}, with commas")
+    flags.DEFINE_string("regime", "scratch,full,residual",
+                        f"how they are learned: of {' | '.join(REGIMES)}, with commas")
     flags.DEFINE_string("start", "fresh", "what a method offers a new task begins as for any task, "
                                           "or as the mean of the others' (fresh | mean)")
     flags.DEFINE_bool("resume", False, "continue the adaptation in --run_dir, or start it there")

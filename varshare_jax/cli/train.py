@@ -5,7 +5,8 @@
 
 Suites: cartpole10 (ten cart-poles), lunar_lander20 and lunar_lander20_continuous (twenty landings),
 classic5 (five unlike tasks), mt10, mt3, mt1:<task> (Meta-World), their single tasks cartpole and
-lunar_lander, gymnax:<id> (gymnax:Pendulum-v1, ...).
+lunar_lander, gymnax:<id> (gymnax:Pendulum-v1, ...), brax:<id> (brax:halfcheetah, ...),
+brax_halfcheetah9 (nine of unlike physics).
 Methods: varshare, varshare_lora, varshare_horseshoe, varshare_trust_region, independent,
 hard_sharing, feature_sharing, contextual, one_hot, l2_soft, paco, soft_modularization, pcgrad,
 cagrad, contextual_pcgrad, contextual_cagrad.

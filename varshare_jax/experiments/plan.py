@@ -8,7 +8,7 @@ it is loaded for running, not when plans are listed.
 import dataclasses
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ from varshare_jax.settings import Registry, flatten, leaves, replace
 
 PLANS = Path(__file__).parent / "plans"
 PLAN_KEYS: dict[str, type] = {
-    "title": str, "methods": list, "variants": dict, "presets": list, "sweep": dict,
-    "tuned": str, "tuning": bool, "seeds_apart": bool, "evaluations": dict, "adaptation": dict,
-    "space": dict, "search": dict, "launcher": dict}
+    "title": str, "methods": list, "variants": dict, "cases": dict, "presets": list,
+    "sweep": dict, "tuned": str, "tuning": bool, "seeds_apart": bool, "evaluations": dict,
+    "adaptation": dict, "space": dict, "search": dict, "launcher": dict}
 VARIANT_KEYS: dict[str, type] = {"presets": list, "sweep": dict, "space": dict}
 EVALUATION_KEYS: dict[str, type] = {
     "weights": str, "engine": str, "samples": int, "actions": str, "episodes": int,
@@ -123,35 +123,17 @@ def load(name: str, out: Path | None = None, *, only: Sequence[str] = (),
          launcher: Mapping[str, Any] | None = None) -> Plan:
     """The plan of that name, or in the TOML file of that name, with its runs inside `out`.
 
-    Settings come from the defaults, the presets, the plan, its file of tuned settings, the
-    variant, `overrides`: later ones win. `search` changes the settings of a plan's search,
+    Settings come from the defaults, the presets, the plan, its file of tuned settings, the case,
+    the variant, `overrides`: later ones win. `search` changes the settings of a plan's search,
     `launcher` those of its jobs. Raises UserError for unknown names, keys and values.
     """
     path = _path(name)
     tree = _read(path)
     keys = _checked(tree, PLAN_KEYS, f"{path.name}: ")
     out = out or Path("runs") / path.stem
-    tuned_by = _read_tuned(path, keys["tuned"]) if "tuned" in keys else {}
     for name, flags in keys.get("evaluations", {}).items():
         _check_evaluation(f"{path.name}: evaluations.{name}", flags)
-    variants = {method: {"method": method} for method in keys.get("methods", [])}
-    for variant in (*variants, *keys.get("variants", {}), *keys.get("evaluations", {})):
-        if not _NAME.fullmatch(variant):
-            raise UserError(f"{path.name}: name {variant!r}: must be letters, digits and _ . , = + "
-                            "-, and begin with one of the first three")
-    for variant, change in keys.get("variants", {}).items():
-        if not isinstance(change, dict):
-            raise UserError(f"{path.name}: variants.{variant}={change!r}: must be a table")
-        variants[variant] = variants.get(variant, {}) | change
-    if not variants:
-        raise UserError(f"{path.name}: names no run; give it 'methods' or 'variants'")
-    for wanted in only:
-        if wanted not in variants:
-            raise unknown("--only", wanted, variants)
-    runs = tuple(
-        _planned(path.name, variant, tree, change, tuned_by,
-                 {"run_dir": str(out / variant)} | dict(overrides or {}))
-        for variant, change in variants.items() if not only or variant in only)
+    runs = _runs(path, tree, out, only, overrides or {})
     tuning = keys.get("tuning", False)
     if tuning:
         _check_effort(path.name, runs)
@@ -179,11 +161,51 @@ def _seed_by_seed(runs: Sequence[PlannedRun]) -> tuple[PlannedRun, ...]:
                  if k < run.config.num_seeds)
 
 
-def _planned(file: str, name: str, base: Mapping[str, Any], change: Mapping[str, Any],
-             tuned_by: Mapping[str, Any], overrides: Mapping[str, Any]) -> PlannedRun:
+def _runs(path: Path, tree: Mapping[str, Any], out: Path, only: Sequence[str],
+          overrides: Mapping[str, Any]) -> tuple[PlannedRun, ...]:
+    """A run for each variant or, where there are cases, for each variant of each case.
+
+    Case by case: what is compared with one another is complete as early as can be.
+    """
+    file, keys = path.name, _checked(tree, PLAN_KEYS, f"{path.name}: ")
+    tuned_by = _read_tuned(path, keys["tuned"]) if "tuned" in keys else {}
+    variants: dict[str, dict[str, Any]] = {
+        method: {"method": method} for method in keys.get("methods", [])}
+    cases, changed = keys.get("cases", {}), keys.get("variants", {})
+    for name in (*variants, *changed, *cases, *keys.get("evaluations", {})):
+        if not _NAME.fullmatch(name):
+            raise UserError(f"{file}: name {name!r}: must be letters, digits and _ . , = + -, and "
+                            "begin with one of the first three")
+    for kind, name, change in (*(("variants", *one) for one in changed.items()),
+                               *(("cases", *one) for one in cases.items())):
+        if not isinstance(change, dict):
+            raise UserError(f"{file}: {kind}.{name}={change!r}: must be a table")
+    for name, change in changed.items():
+        variants[name] = variants.get(name, {}) | change
+    if not variants:
+        raise UserError(f"{file}: names no run; give it 'methods' or 'variants'")
+    for name in only:
+        if name not in (*variants, *cases):
+            raise unknown("--only", name, [*variants, *cases])
+    return tuple(
+        _planned(file, f"{case}/{variant}".lstrip("/"), tree, cases.get(case, {}),
+                 variants[variant], tuned_by,
+                 {"run_dir": str(out / case / variant)} | dict(overrides))
+        for case in _wanted(cases, only) or [""] for variant in _wanted(variants, only))
+
+
+def _wanted(names: Iterable[str], only: Sequence[str]) -> list[str]:
+    """Those that are asked for; all of them where none is."""
+    return [name for name in names if name in only] or list(names)
+
+
+def _planned(file: str, name: str, base: Mapping[str, Any], case: Mapping[str, Any],
+             change: Mapping[str, Any], tuned_by: Mapping[str, Any],
+             overrides: Mapping[str, Any]) -> PlannedRun:
     where = f"{file}: variant {name}: "
     common = _checked(base, PLAN_KEYS, f"{file}: ")
     own = _checked(change, VARIANT_KEYS, where)
+    _checked(case, {}, f"{file}: case {name.partition('/')[0]}: ")
     settings, changes = _settings(base, PLAN_KEYS), _settings(change, VARIANT_KEYS)
     method = changes.get("method", settings.get("method"))
     if not isinstance(method, str):
@@ -191,11 +213,11 @@ def _planned(file: str, name: str, base: Mapping[str, Any], change: Mapping[str,
                                       f"method={method!r}: must be a name"))
     presets = (*common.get("presets", []), *own.get("presets", []))
     sweep = dict(flatten(common.get("sweep", {}))) | dict(flatten(own.get("sweep", {})))
-    tuned = tuned_by.get(name, tuned_by.get(method, {}))
+    tuned = tuned_by.get(name.rpartition("/")[2], tuned_by.get(method, {}))
     swept = {"sweep": _sweep_text(where, sweep)} if sweep else {}
     try:
         config = with_presets(Config(), presets)
-        for layer in (settings, tuned, changes, swept, overrides):
+        for layer in (settings, tuned, _settings(case, {}), changes, swept, overrides):
             config = replace(config, layer)
         config.validate()
         space = read_space(common.get("space", {}), own.get("space", {}), config)

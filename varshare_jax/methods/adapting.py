@@ -3,7 +3,8 @@ own.
 
 M tasks are M agents here. Each has a copy of shared parameters that others have learned and, new,
 what its method offers a task. In the regime `residual` the copy is frozen and only what is offered
-learns; in `full` both do; in `scratch` both do, from a new network.
+learns; in `full` both do; in `scratch` both do, from a new network; `unfreeze` is `residual` for
+some updates and `full` after them (D'Eramo et al. 2020 unfreeze so).
 """
 
 import dataclasses
@@ -16,17 +17,20 @@ import jax.numpy as jnp
 from varshare_jax.errors import UserError
 from varshare_jax.methods.base import Method
 from varshare_jax.methods.settings import AdaptConfig
+from varshare_jax.types import lead
 
-RESIDUAL = "residual"
+RESIDUAL, UNFREEZE = "residual", "unfreeze"
 
 
 @dataclasses.dataclass(frozen=True)
 class Adapting(Method):
     """A method of class `kind` whose tasks share nothing any more.
 
-    A task's parameters are `shared`, `own` and `trains`, which is 1 where its `shared` learn and 0
-    where they are frozen: regimes are data, and stand side by side in one program. Whatever the
-    method does to several tasks at once it does to each alone.
+    A task's parameters are `shared`, `own` and `trains`, which is 1 where its `shared` learn, 0
+    where they are frozen, and -k where they will learn after k updates: regimes are data, and stand
+    side by side in one program. What waits has its gradient and its moments meanwhile, since Adam's
+    first steps would be several learning rates after a long time without. Whatever the method does
+    to several tasks at once it does to each alone.
     """
 
     kind: type[Method] = Method
@@ -53,7 +57,7 @@ class Adapting(Method):
         if self.config.adapt.regime == RESIDUAL:  # no other in the program: no gradient to pay for
             theta = hold(task["shared"])
         else:
-            trains = hold(task["trains"]) > 0
+            trains = hold(task["trains"]) != 0
             theta = jax.tree.map(lambda p: jnp.where(trains, p, hold(p)), task["shared"])
         return self._whole.compose(theta, task["own"], index)
 
@@ -99,13 +103,21 @@ class Adapting(Method):
     def weigh(self, losses, scalars):
         return self._whole.weigh(losses, scalars)
 
+    def hold(self, variables, updates):
+        if UNFREEZE not in self.config.adapt.regimes:  # nothing waits
+            return updates
+        moves, task = variables["task"]["trains"] > 0, updates["task"]
+        shared = jax.tree.map(lambda u: jnp.where(lead(moves, u), u, 0), task["shared"])
+        return updates | {"task": task | {"shared": shared}}
+
     def after_update(self, variables, losses, scalars, key):
         """What moves parameters between a task and what it shares does so where both learn."""
         def of(task, loss, key):
             after = self._alone.after_update(_only(task), loss[None], scalars, key)
             new = {"shared": after["shared"], "own": _first(after["task"])}
             old = {name: task[name] for name in new}
-            return task | jax.tree.map(lambda n, o: jnp.where(task["trains"] > 0, n, o), new, old)
+            kept = jax.tree.map(lambda n, o: jnp.where(task["trains"] > 0, n, o), new, old)
+            return task | kept | {"trains": _counted(task["trains"])}
 
         keys = jax.random.split(key, self.num_tasks)
         return variables | {"task": jax.vmap(of)(variables["task"], losses, keys)}
@@ -124,7 +136,7 @@ class Adapting(Method):
     def validate(self):
         super().validate()
         self._whole.validate()
-        if RESIDUAL in self.config.adapt.regimes and not self.kind.offers:
+        if {RESIDUAL, UNFREEZE} & set(self.config.adapt.regimes) and not self.kind.offers:
             raise UserError(f"--adapt.regime={self.config.adapt.regime}: method {self.name} offers "
                             "a new task no parameters of its own; use scratch, full")
         steered = self.config.varshare.controller in ("sigma_adaptive", "empirical_bayes")
@@ -134,6 +146,16 @@ class Adapting(Method):
         if (rate := self.config.learning.task_rate) != 1:
             raise UserError(f"--{self.config.algorithm}.task_rate={rate}: in adaptation all "
                             "parameters are a task's own and learn at one rate; use 1")
+
+
+def trains_at_first(adapt: AdaptConfig) -> float:
+    """`trains` of a member that begins with what others have learned; `adapt` names its regime."""
+    return {RESIDUAL: 0.0, UNFREEZE: -float(adapt.unfreeze_after)}.get(adapt.regime, 1.0)
+
+
+def _counted(trains: jax.Array) -> jax.Array:
+    """`trains` an update later: what has waited for its last one learns."""
+    return jnp.where(trains == -1, 1.0, jnp.where(trains < 0, trains + 1, trains))
 
 
 def _only(task: Any) -> Any:

@@ -139,6 +139,10 @@ class Method:
         """All tasks' losses [M] as they enter the update."""
         return losses
 
+    def hold(self, variables: Variables, updates: Variables) -> Variables:
+        """A step's `updates`, with zeros for what has a gradient and moments, yet stands still."""
+        return updates
+
     def after_update(self, variables: Variables, losses: jax.Array, scalars: Scalars,
                      key: jax.Array) -> Variables:
         """Changes variables after an iteration in which tasks had the mean `losses` [M]."""

@@ -123,11 +123,13 @@ class AdaptConfig(Section):
 
     regime: str = field("", "how a task that source has left out is learned, alone: scratch; full, "
                             "from what the others share; residual, from that and without "
-                            "changing it; several, separated by commas, in one compiled program; "
-                            "'': no adaptation")
+                            "changing it; unfreeze, first as residual, then as full; several, "
+                            "separated by commas, in one compiled program; '': no adaptation")
     source: str = field("", "folder of the run that has left each of the tasks out")
     start: str = field("fresh", "what a method offers a new task starts as it does for any, or as "
                                 "the mean of the others'", choices=("fresh", "mean"))
+    unfreeze_after: int = field(10, "updates after which regime unfreeze changes what the others "
+                                    "share", above=0)
 
     @property
     def regimes(self) -> tuple[str, ...]:
@@ -144,7 +146,7 @@ class AdaptConfig(Section):
                             "run trained with --leave_out=all")
 
 
-REGIMES = "scratch", "full", "residual"
+REGIMES = "scratch", "full", "residual", "unfreeze"
 
 
 @dataclasses.dataclass(frozen=True)

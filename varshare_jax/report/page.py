@@ -7,6 +7,7 @@ from varshare_jax.report import (
     comparison_figures,
     comparison_tables,
     figures,
+    series,
     specialization,
     tables,
     transfer,
@@ -39,6 +40,7 @@ def render(sections: Sequence[Section]) -> str:
     subtitle = (f"{runs} {'run' if runs == 1 else 'runs'} on "
                 f"{', '.join(section.suite for section in sections)}")
     content = [part for section in sections for part in _section(section)]
+    content += series.content(sections)
     if known := tables.environment(sections):
         content += [Heading(2, "Versions and devices"), table(known, "text")]
     return page("Multi-task training report", subtitle, content)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 _PACKAGES = ("varshare_jax", "jax", "jaxlib", "flax", "optax", "distrax", "gymnax", "chex",
-             "orbax-checkpoint", "numpy", "metaworld", "mujoco", "mujoco-mjx")
+             "orbax-checkpoint", "numpy", "metaworld", "mujoco", "mujoco-mjx", "brax")
 
 
 def versions() -> dict[str, str]:

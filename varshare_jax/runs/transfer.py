@@ -17,6 +17,7 @@ from varshare_jax.algorithms.preconditioner import init_moments
 from varshare_jax.config import Config
 from varshare_jax.errors import UserError
 from varshare_jax.learner import Learner
+from varshare_jax.methods.adapting import UNFREEZE, trains_at_first
 from varshare_jax.runs import checkpoint
 from varshare_jax.runs.folder import check_note, read_config
 from varshare_jax.runs.monitoring import warn
@@ -99,6 +100,10 @@ def begin(problem: Problem, state: TrainState, source: Source | None = None) -> 
     regimes = [member.adapt.regime for member in config.members()]
     if set(regimes) <= {"", "scratch"}:
         return state
+    after, updates = config.adapt.unfreeze_after, problem.num_updates
+    if UNFREEZE in regimes and after >= updates:
+        raise UserError(f"--adapt.unfreeze_after={after}: the adaptation has {updates} updates; "
+                        "name fewer")
     source = source or Source(Path(config.adapt.source))
     for name in ("method", "algorithm", "suite"):
         if (here := getattr(config, name)) != (there := getattr(source.config, name)):
@@ -122,8 +127,8 @@ def begin(problem: Problem, state: TrainState, source: Source | None = None) -> 
         own = from_source(own, jax.tree.map(lambda x: x[members],
                                             _mean(learned["task"], source.others())))
     shared = from_source(task["shared"], jax.tree.map(lambda x: x[members], learned["shared"]))
-    frozen = jnp.array([regime == "residual" for regime in regimes])
-    trains = jnp.where(lead(frozen, task["trains"]), 0.0, task["trains"])
+    trains = jnp.array([[trains_at_first(member.adapt)] for member in config.members()])
+    trains = jnp.broadcast_to(trains, task["trains"].shape)
     variables = new | {"task": {"shared": shared, "own": own, "trains": trains}}
     stats = jax.tree.map(lambda old, x: jnp.where(lead(given, old), x[members, rows], old),
                          state.stats, source.state.stats)

@@ -66,12 +66,25 @@ def _gymnax(name: str, config: Any) -> "Suite":
     return gymnax.single(name.partition(":")[2])
 
 
+def _brax(name: str, config: Any) -> "Suite":
+    from varshare_jax.suites import brax
+
+    return brax.single(name.partition(":")[2])
+
+
+def _brax_halfcheetah(name: str, config: Any) -> "Suite":
+    from varshare_jax.suites import brax_halfcheetah
+
+    return brax_halfcheetah.make()
+
+
 _MAKERS = {
     "cartpole10": _cartpole, "cartpole": _cartpole, "cartpole10_hard": _cartpole_hard,
     "cartpole_conflict": _cartpole_conflict, "classic5": _classic5,
     "cartpole_family": _cartpole_family,
     "lunar_lander20": _lunar_lander, "lunar_lander20_continuous": _lunar_lander,
-    "lunar_lander": _lunar_lander, "mt10": _metaworld, "mt3": _metaworld}
+    "lunar_lander": _lunar_lander, "mt10": _metaworld, "mt3": _metaworld,
+    "brax_halfcheetah9": _brax_halfcheetah}
 
 SUITES: Registry = Registry("suites", {
     name: functools.partial(maker, name) for name, maker in _MAKERS.items()})
@@ -81,6 +94,7 @@ FAMILIES: Mapping[str, tuple[str, Callable[[str, Any], "Suite"]]] = {
     "mt1": ("<task>", _metaworld),
     "cartpole_family": ("tasks=…,spread=…,seed=…", _cartpole_family),
     "gymnax": ("<id>", _gymnax),
+    "brax": ("<id>", _brax),
 }
 """A prefix -> what follows its colon, and the suite of a whole name."""
 

@@ -1,8 +1,7 @@
 """The packages that this suite stands on; nothing here imports them before they are asked for."""
 
-import importlib.metadata
-
 from varshare_jax.errors import UserError
+from varshare_jax.suites import installed
 
 INSTALL = "pip install 'varshare_jax[metaworld]'"
 _NEEDED = {
@@ -20,11 +19,7 @@ def check(physics: str = "mujoco") -> None:
     for package, (wanted, why) in _NEEDED.items():
         if package == "mujoco-mjx" and physics != "mjx":
             continue
-        try:
-            found = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            raise UserError(f"Meta-World needs {package}=={wanted[0]}, which is not installed: "
-                            f"{INSTALL}") from None
+        found = installed.version(package, f"Meta-World needs {package}=={wanted[0]}", INSTALL)
         if found not in wanted:
             raise UserError(f"Meta-World needs {package}=={' or '.join(wanted)} but {found} is "
                             f"installed ({why}): {INSTALL}")

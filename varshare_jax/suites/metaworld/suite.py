@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from varshare_jax.suites.base import Suite
+from varshare_jax.suites.compiling import compiler_options
 from varshare_jax.suites.metaworld import physics, render, scenes, snapshots, tasks
 from varshare_jax.suites.metaworld.physics import Physics, State
 from varshare_jax.suites.metaworld.scenes import Settings
@@ -256,18 +257,6 @@ def _physics(chosen: Sequence[Task], options: MetaWorldConfig,
 def stack(trees: Sequence[Any]) -> Any:
     """Tasks' states or steps (leaves [N, ...]) as one, [M, N, ...]."""
     return jax.tree.map(lambda *x: jnp.stack(x), *trees)
-
-
-def compiler_options() -> dict[str, Any]:
-    """What `jax.jit` of anything that steps MJX must be given as `compiler_options`.
-
-    XLA's CPU backend in jax 0.10 fuses the arm's kinematic chain into one kernel that recomputes
-    it over and over, and never finishes; jax 0.11 neither does so nor knows the option.
-    """
-    version = tuple(map(int, jax.__version__.split(".")[:2]))
-    if jax.default_backend() != "cpu" or version >= (0, 11):
-        return {}
-    return {"xla_cpu_use_fusion_emitters": False}
 
 
 def _where(condition: jax.Array, one: Any, other: Any) -> Any:

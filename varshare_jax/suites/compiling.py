@@ -1,0 +1,18 @@
+"""What XLA must be told to compile long chains of bodies."""
+
+from typing import Any
+
+import jax
+
+
+def compiler_options() -> dict[str, Any]:
+    """What `jax.jit` of anything that steps MJX or brax must be given as `compiler_options`.
+
+    XLA's CPU backend in jax 0.10 fuses a robot's kinematic chain into kernels that recompute it
+    over and over: Meta-World's arm never finishes, and brax's robots compile for twice as long
+    and run slower. jax 0.11 neither does so nor knows the option.
+    """
+    version = tuple(map(int, jax.__version__.split(".")[:2]))
+    if jax.default_backend() != "cpu" or version >= (0, 11):
+        return {}
+    return {"xla_cpu_use_fusion_emitters": False}
