@@ -61,6 +61,7 @@ def once(function: Any) -> Callable[..., Any]:
     return collide
 
 
+@jax.default_matmul_precision("highest")  # depths are millimetres of coordinates
 def cylinder_convex(cylinder: Any, convex: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(distance [], position [3], frame [3, 3]) of a cylinder and a convex polytope.
 
@@ -70,10 +71,11 @@ def cylinder_convex(cylinder: Any, convex: Any) -> tuple[jax.Array, jax.Array, j
     """
     from mujoco.mjx._src import math
 
-    turn = convex.mat.T
+    turn, faces = convex.mat.T, convex.face_normal
+    count = len(faces)
     center, axis = turn @ (cylinder.pos - convex.pos), turn @ cylinder.mat[:, 2]
     radius, half = cylinder.size[:2]
-    normals, points, on_face = _candidates(center, axis, half, radius, convex)
+    normals, points = _candidates(center, axis, half, radius, convex)
     along = normals @ axis
     across = jnp.sqrt(jnp.maximum(1 - along**2, 0))
     nearest = normals @ center - half * jnp.abs(along) - radius * across
@@ -81,26 +83,25 @@ def cylinder_convex(cylinder: Any, convex: Any) -> tuple[jax.Array, jax.Array, j
     depths = highest - nearest
     depths = jnp.where(jnp.sum(normals**2, 1) > 0.5, depths, _EVER)
     least = jnp.argmin(depths)
-    ends = jnp.clip(along / _TILT, -1, 1)[:, None]
-    tips = center - half * ends * axis - radius * _unit(normals - along[:, None] * axis)
-    points = jnp.where(on_face[:, None], tips, points)
     # Of directions that are as good, those count whose point touches the other one as well.
-    faces = convex.face_normal
-    outside = (points @ faces.T - jnp.sum(faces * convex.face[:, 0], 1)).max(1)
-    below = highest - jnp.sum(normals * points, 1)
+    tilts = along[:count, None]
+    ends = jnp.clip(tilts / _TILT, -1, 1)
+    tips = center - half * ends * axis - radius * _unit(faces - tilts * axis)
+    outside = (tips @ faces.T - jnp.sum(faces * convex.face[:, 0], 1)).max(1)
+    below = highest[count:] - jnp.sum(normals[count:] * points, 1)
     beyond = jnp.maximum(jnp.abs((points - center) @ axis) - half, 0)
-    missed = jnp.where(on_face, jnp.maximum(outside, 0), below + beyond)
+    missed = jnp.concatenate([jnp.maximum(outside, 0), below + beyond])
     share = jax.nn.softmax(-(depths + missed) / _TIE)
     halfway = depths[:, None] / 2 * normals
-    position = share @ (points + jnp.where(on_face[:, None], halfway, -halfway))
+    middle = jnp.concatenate([tips + halfway[:count], points - halfway[count:]])
     frame = math.make_frame(-(convex.mat @ normals[least]))
-    return -depths[least], convex.pos + convex.mat @ position, frame
+    return -depths[least], convex.pos + convex.mat @ (share @ middle), frame
 
 
 def _candidates(center: jax.Array, axis: jax.Array, half: jax.Array, radius: jax.Array,
-                convex: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Directions out of the polytope [K, 3] (zero where there is none), along which the two may
-    overlap least; its own point that touches then [K, 3]; whether the cylinder's is rather taken.
+                convex: Any) -> tuple[jax.Array, jax.Array]:
+    """Directions [K, 3] along which the two may overlap least: out of the polytope's F faces, and
+    others (zero where there is none) with the point of it that touches then [K - F, 3].
     """
     from mujoco.mjx._src import math
 
@@ -122,9 +123,7 @@ def _candidates(center: jax.Array, axis: jax.Array, half: jax.Array, radius: jax
     outwards = jnp.tile(convex.edge_face_normal.sum(1), (2, 1))
     beside *= jnp.sign(jnp.sum(beside * outwards, 1, keepdims=True))
     normals = jnp.concatenate([convex.face_normal, _unit(beside), _unit(radial), flat])
-    faces = len(convex.face_normal)
-    points = jnp.concatenate([jnp.zeros((faces, 3)), crossing, on_rim, convex.vert, lowest])
-    return normals, points, jnp.arange(len(normals)) < faces
+    return normals, jnp.concatenate([crossing, on_rim, convex.vert, lowest])
 
 
 def _rim(points: jax.Array, center: jax.Array, axis: jax.Array, half: jax.Array,
