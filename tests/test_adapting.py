@@ -13,7 +13,7 @@ from varshare_jax import config as C
 from varshare_jax import runner
 from varshare_jax.errors import UserError
 from varshare_jax.learner import Learner
-from varshare_jax.playing.zero_shot import zero_shot
+from varshare_jax.playing import zero_shot
 from varshare_jax.runs import transfer
 
 TINY = {"ppo.num_envs": 2, "ppo.rollout_length": 8, "ppo.minibatches": 2, "ppo.epochs": 2,
@@ -110,13 +110,21 @@ def test_a_run_of_folds_is_a_run_for_each_fold(left_out):
     np.testing.assert_array_equal(np.isnan(np.array(metrics["loss"], float)), np.isnan(scores))
 
 
-@pytest.mark.parametrize("start", ["fresh", "mean"])
-def test_what_adaptation_begins_with(left_out, start):
-    """Task k of seed s: what fold k of that seed shares, never what has seen the task."""
+@pytest.mark.parametrize("start", ["fresh", "mean", "best"])
+def test_what_adaptation_begins_with(left_out, start, monkeypatch):
+    """Task k of seed s: what fold k of that seed shares, never what has seen the task.
+
+    Which other task plays it best is taken from a number among its parameters.
+    """
+    def value(own):
+        return jax.tree.leaves(own)[0].reshape(*jax.tree.leaves(own)[0].shape[:2], -1)[..., 0]
+
+    monkeypatch.setattr(zero_shot, "_player", lambda *_: lambda state, number: np.asarray(
+        value(state.agent.variables["task"]["own"])))
     learner = Learner.make(adaptation(left_out, **{"adapt.start": start, "num_seeds": 1,
                                                    "seed": 4}))
     fresh = learner.init_seeds()
-    state = transfer.begin(learner.problem, fresh)
+    state = zero_shot.begin(learner.problem, fresh)
     source = transfer.Source(left_out)
     learned, begun = source.state.agent.variables, state.agent.variables["task"]
     new = fresh.agent.variables["task"]
@@ -128,10 +136,13 @@ def test_what_adaptation_begins_with(left_out, start):
                         else jax.tree.map(lambda x, m=member: x[m], learned["shared"]))
             jax.tree.map(np.testing.assert_array_equal, here["shared"], expected)
             assert here["trains"] == (name != "residual")
-            others = jax.tree.map(lambda x, m=member, k=k: np.delete(x[m], k, 0).mean(0),
-                                  learned["task"])
-            unseen = jax.tree.map(lambda x, r=regime, k=k: x[r, k], new["own"])
-            close(here["own"], others if start == "mean" and name != "scratch" else unseen)
+            values = np.array(value(learned["task"])[member])
+            best = max({0, 1, 2} - {k}, key=lambda i, values=values: values[i])
+            own = {"fresh": jax.tree.map(lambda x, r=regime, k=k: x[r, k], new["own"]),
+                   "mean": jax.tree.map(lambda x, m=member, k=k: np.delete(x[m], k, 0).mean(0),
+                                        learned["task"]),
+                   "best": jax.tree.map(lambda x, m=member, i=best: x[m, i], learned["task"])}
+            close(here["own"], own["fresh" if name == "scratch" else start])
         pooled = np.delete(source.state.stats["obs"].mean[member], k, 0).mean(0)
         np.testing.assert_allclose(state.stats["obs"].mean[1, k], pooled, rtol=1e-5)
         np.testing.assert_array_equal(state.stats["obs"].mean[0, k], 0)
@@ -190,7 +201,7 @@ def test_unfreezing_is_residual_first_and_keeps_moments_meanwhile(left_out):
 def test_zero_shot_plays_the_others_residuals(left_out):
     config = adaptation(left_out)
     with quick_compile():
-        found = zero_shot(config, 3)
+        found = zero_shot.zero_shot(config, 3)
     assert np.array(found["shared"]).shape == np.array(found["best_other"]).shape == (2, 3)
     for s in range(2):
         assert all(whose != name for whose, name in zip(found["whose"][s], found["task_names"],

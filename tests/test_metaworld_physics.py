@@ -97,10 +97,13 @@ def test_the_last_bits_are_remembered(stepped):
     assert np.count_nonzero(moving.rest) > moving.rest.size / 8
 
 
-def test_mjx_takes_up_a_state_of_mujocos():
+@pytest.mark.parametrize("engine", ["mjx", "warp"])
+def test_another_engine_takes_up_a_state_of_mujocos(engine):
     """One scene, four steps: the hand agrees within 0.2 mm, the puck at rest within 1 mm."""
+    if engine == "warp":
+        pytest.importorskip("warp")
     chosen, shape = [tasks.get("reach")], (1, 2)
-    native, compiled = (MetaWorldSuite("mt1:reach", chosen, options(p)) for p in ("mujoco", "mjx"))
+    native, compiled = (MetaWorldSuite("mt1:reach", chosen, options(p)) for p in ("mujoco", engine))
     state, _ = native.reset(keys(0, *shape))
     assert (jax.tree.map(jnp.shape, compiled.reset(keys(0, *shape))[0])
             == jax.tree.map(jnp.shape, state))
@@ -200,13 +203,31 @@ def test_a_checkpoint_of_one_engine_plays_with_the_other(runs, monkeypatch):
     assert_same_bits(moved.player.variables, trained.player.variables)
 
 
+def test_envs_of_several_seeds_share_one_store_of_contacts():
+    """Warp under a further vmap: two seeds of two envs move as each seed by itself."""
+    pytest.importorskip("warp")
+    suite = MetaWorldSuite("mt1:push", [tasks.get("push")], options("warp"))
+    state, _ = jax.vmap(suite.reset)(keys(0, 2, 1, 2))
+    action = jax.random.uniform(jax.random.key(1), (2, 1, 2, 4), minval=-1)
+    step = state_after(suite)
+    together = jax.jit(jax.vmap(lambda s, a: suite.physics.step(s, a)[0]))(state.physics, action)
+    for seed in range(2):
+        alone = step(jax.tree.map(lambda x, s=seed: x[s], state.physics), action[seed])
+        np.testing.assert_allclose(together.qpos[seed], alone.qpos, atol=1e-6)
+    assert not np.array_equal(together.qpos[0], together.qpos[1])
+
+
 def test_engines_that_the_device_cannot_run_are_refused(monkeypatch):
     assert suites.make("mt1:reach").version == "3-mujoco"
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert metaworld.physics_here(options("auto")) == "mjx"
-    with pytest.raises(UserError, match=r"^--metaworld.physics=mujoco: runs on a CPU, but JAX "
+    with pytest.raises(UserError, match=r"^--metaworld.physics=mujoco: runs on a cpu, but JAX "
                                         r"computes on a gpu; allowed here: auto, mjx"):
         metaworld.make("mt1:reach", options("mujoco"))
+    assert metaworld.physics_here(options("warp")) == "warp"
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    with pytest.raises(UserError, match=r"warp: runs on a cpu or gpu, but JAX computes on a tpu"):
+        metaworld.make("mt1:reach", options("warp"))
     stored = config.replace(config.Config(), {"suite": "mt3", "metaworld.physics": "mujoco"})
     assert suites.settle(stored, required=False).metaworld.physics == "mjx"
 

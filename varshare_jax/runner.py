@@ -16,6 +16,7 @@ from varshare_jax import suites
 from varshare_jax.config import Config
 from varshare_jax.errors import UserError
 from varshare_jax.learner import Learner
+from varshare_jax.playing import zero_shot
 from varshare_jax.playing.evaluation import Scores, evaluate_training, evaluation_key
 from varshare_jax.runs import (
     checkpoint,
@@ -23,7 +24,6 @@ from varshare_jax.runs import (
     provenance,
     sweeps,
     task_parameters,
-    transfer,
 )
 from varshare_jax.runs.devices import Layout, use_cpu_cores
 from varshare_jax.runs.files import read_json, write_json
@@ -130,7 +130,7 @@ class _Run:
 
     def _init(self) -> TrainState:
         with self.progress.working(f"initialising {len(self.record.seeds)} seeds"):
-            state = transfer.begin(self.learner.problem, self.learner.init_seeds())
+            state = zero_shot.begin(self.learner.problem, self.learner.init_seeds())
             return jax.block_until_ready(state)
 
     def _begin(self) -> None:

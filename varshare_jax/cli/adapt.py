@@ -50,7 +50,8 @@ def main() -> None:
     flags.DEFINE_string("regime", "scratch,full,residual",
                         f"how they are learned: of {' | '.join(REGIMES)}, with commas")
     flags.DEFINE_string("start", "fresh", "what a method offers a new task begins as for any task, "
-                                          "or as the mean of the others' (fresh | mean)")
+                                          "as the mean of the others', or as that of the other "
+                                          "that plays it best (fresh | mean | best)")
     flags.DEFINE_bool("resume", False, "continue the adaptation in --run_dir, or start it there")
     flags.adopt_module_key_flags(_app)
     _app.run(_main)

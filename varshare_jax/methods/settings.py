@@ -126,8 +126,9 @@ class AdaptConfig(Section):
                             "changing it; unfreeze, first as residual, then as full; several, "
                             "separated by commas, in one compiled program; '': no adaptation")
     source: str = field("", "folder of the run that has left each of the tasks out")
-    start: str = field("fresh", "what a method offers a new task starts as it does for any, or as "
-                                "the mean of the others'", choices=("fresh", "mean"))
+    start: str = field("fresh", "what a method offers a new task starts as it does for any, as the "
+                                "mean of the others', or as that of the other that plays it best "
+                                "(tried for eval_episodes)", choices=("fresh", "mean", "best"))
     unfreeze_after: int = field(10, "updates after which regime unfreeze changes what the others "
                                     "share", above=0)
 

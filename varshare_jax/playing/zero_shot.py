@@ -1,5 +1,9 @@
-"""How tasks that a run has left out are played before anything is learned of them."""
+"""How tasks that a run has left out are played before anything is learned of them, and by what.
 
+Whose parameters of another task play a new one best is told, and adaptation may begin with them.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from varshare_jax import suites
+from varshare_jax.algorithms.base import Problem
 from varshare_jax.config import Config
 from varshare_jax.learner import Learner
 from varshare_jax.methods import METHODS
@@ -16,6 +21,31 @@ from varshare_jax.runs import transfer
 from varshare_jax.runs.files import plain
 from varshare_jax.settings import replace
 from varshare_jax.types import TrainState
+
+
+def begin(problem: Problem, state: TrainState) -> TrainState:
+    """`transfer.begin`, and before it the choice of other tasks that `adapt.start=best` asks for.
+
+    It plays every new task with what each other task has, in `run.eval_episodes` episodes.
+    """
+    adapt = problem.config.adapt
+    if adapt.start != "best" or set(adapt.regimes) <= {"scratch"}:
+        return transfer.begin(problem, state)
+    source = transfer.Source(Path(adapt.source))
+    fresh = transfer.begin(problem, state, source)
+    chosen = best_others(problem, fresh, source, problem.config.run.eval_episodes)
+    return transfer.begin(problem, state, source, chosen)
+
+
+def best_others(problem: Problem, state: TrainState, source: transfer.Source,
+                episodes: int) -> np.ndarray:
+    """Which task of the source has what plays each new task best, [S, M], never the task itself."""
+    rows, members = source.locate(problem.config, problem.suite.task_names)
+    count = source.problem.suite.num_tasks
+    tried = [(rows + shift) % count for shift in range(1, count)]
+    returns = _player(problem, episodes)
+    scores = np.stack([returns(_as(state, source, members, others), 1) for others in tried])
+    return np.stack(tried)[scores.argmax(0), np.arange(len(rows))]
 
 
 def zero_shot(config: Config, episodes: int) -> dict[str, Any]:
@@ -30,24 +60,26 @@ def zero_shot(config: Config, episodes: int) -> dict[str, Any]:
     learner = Learner.make(suites.settle(config))
     problem = learner.problem
     state = transfer.begin(problem, learner.init_seeds(), source)
+    returns, names = _player(problem, episodes), problem.suite.task_names
+    found = {"task_names": names, "episodes": episodes, "shared": returns(state, 0)}
+    if METHODS[config.method].method.offers:
+        _, members = source.locate(problem.config, names)
+        best = best_others(problem, state, source, episodes)
+        found |= {"best_other": returns(_as(state, source, members, best), 2),
+                  "whose": np.array(source.problem.suite.task_names)[best]}
+    return plain(found)
+
+
+def _player(problem: Problem, episodes: int) -> Callable[[TrainState, int], np.ndarray]:
+    """Mean returns [S, M] of a state [S, ...] in the episodes of a number."""
+    play = compiled(problem, episodes=episodes, actions=problem.config.run.eval_actions)
     seeds = [member.seed for member in problem.config.members()]
-    play = compiled(problem, episodes=episodes, actions=config.run.eval_actions)
 
     def returns(state: TrainState, number: int) -> np.ndarray:
         keys = jnp.stack([evaluation_key(seed, number) for seed in seeds])
         return np.asarray(play(jax.vmap(problem.player)(state), keys).total).mean(-1)
 
-    names = problem.suite.task_names
-    rows, members = source.rows(names), source.members(problem.config, names)
-    found = {"task_names": names, "episodes": episodes, "shared": returns(state, 0)}
-    if METHODS[config.method].method.offers:
-        count = source.problem.suite.num_tasks
-        tried = [(rows + shift) % count for shift in range(1, count)]
-        scores = np.stack([returns(_as(state, source, members, others), 1) for others in tried])
-        best = np.stack(tried)[scores.argmax(0), np.arange(len(names))]
-        found |= {"best_other": returns(_as(state, source, members, best), 2),
-                  "whose": np.array(source.problem.suite.task_names)[best]}
-    return plain(found)
+    return returns
 
 
 def _as(state: TrainState, source: transfer.Source, members: np.ndarray,

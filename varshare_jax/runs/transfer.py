@@ -51,16 +51,16 @@ class Source:
         check_note(_FLAG, folder, checkpoint.read_note(folder / "checkpoints", self.update),
                    self.config)
 
-    def rows(self, names: tuple[str, ...]) -> np.ndarray:
-        """Which of the source's tasks these are, [M]; raises UserError for one it has learned."""
+    def locate(self, config: Config, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Which tasks [M] of the source these are, and which members [S, M] left them out.
+
+        A member's fold and seed are those of `config`. Raises UserError for a task that the source
+        has learned and a seed that it lacks.
+        """
         for name in names:
             if name not in self.folds:
                 raise UserError(f"{_FLAG}={self.folder}: has not left out task {name}; it has "
                                 f"{', '.join(self.folds)}")
-        return np.array([self.problem.suite.task_names.index(name) for name in names])
-
-    def members(self, config: Config, names: tuple[str, ...]) -> np.ndarray:
-        """The members [S, M] of the source whose fold and seed those of `config` are."""
         seeds, first = self.config.num_seeds, self.config.seed
         found = []
         for member in config.members():
@@ -69,7 +69,8 @@ class Source:
                                 f"seed {member.seed}; {self.folder} has {first} to "
                                 f"{first + seeds - 1}")
             found.append([self.folds.index(name) * seeds + member.seed - first for name in names])
-        return np.array(found)
+        tasks = self.problem.suite.task_names
+        return np.array([tasks.index(name) for name in names]), np.array(found)
 
     def others(self) -> np.ndarray:
         """Which tasks the members have learned, [S₀, M₀]."""
@@ -91,10 +92,12 @@ def settings_of(folder: Path) -> dict[str, Any]:
         "network.hidden": source.problem.network.method.config.network.hidden}
 
 
-def begin(problem: Problem, state: TrainState, source: Source | None = None) -> TrainState:
+def begin(problem: Problem, state: TrainState, source: Source | None = None,
+          chosen: np.ndarray | None = None) -> TrainState:
     """The state [S, ...] that adaptation begins with, from one that was initialised anew.
 
-    It is the same where nothing adapts, or from scratch alone.
+    It is the same where nothing adapts, or from scratch alone. `chosen` [S, M] are the source's
+    tasks whose own parameters new ones start with.
     """
     config, names = problem.config, problem.suite.task_names
     regimes = [member.adapt.regime for member in config.members()]
@@ -108,7 +111,7 @@ def begin(problem: Problem, state: TrainState, source: Source | None = None) -> 
     for name in ("method", "algorithm", "suite"):
         if (here := getattr(config, name)) != (there := getattr(source.config, name)):
             raise UserError(f"--{name}={here}: {_FLAG}={source.folder} was trained with {there}")
-    rows, members = source.rows(names), source.members(config, names)
+    rows, members = source.locate(config, names)
     given, new = jnp.array([regime != "scratch" for regime in regimes]), state.agent.variables
     learned = source.state.agent.variables
 
@@ -126,6 +129,8 @@ def begin(problem: Problem, state: TrainState, source: Source | None = None) -> 
     if config.adapt.start == "mean":
         own = from_source(own, jax.tree.map(lambda x: x[members],
                                             _mean(learned["task"], source.others())))
+    if chosen is not None:
+        own = from_source(own, jax.tree.map(lambda x: x[members, chosen], learned["task"]))
     shared = from_source(task["shared"], jax.tree.map(lambda x: x[members], learned["shared"]))
     trains = jnp.array([[trains_at_first(member.adapt)] for member in config.members()])
     trains = jnp.broadcast_to(trains, task["trains"].shape)

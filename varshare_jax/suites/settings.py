@@ -12,8 +12,9 @@ class MetaWorldConfig(Section):
     section = "metaworld"
 
     physics: str = field("auto", "engine that steps the scenes: mujoco on a CPU, mjx on any "
-                                 "device; auto: mujoco where JAX computes on a CPU, else mjx",
-                         choices=("auto", "mjx", "mujoco"))
+                                 "device, warp on NVIDIA's (and, slowly, a CPU); auto: mujoco "
+                                 "where JAX computes on a CPU, else mjx",
+                         choices=("auto", "mjx", "mujoco", "warp"))
     threads: int = field(0, "threads that step scenes in C; 0: one for each core", least=0)
     reward: str = field("v2", "version of Meta-World's rewards", choices=("v1", "v2"))
     horizon: int = field(500, "steps of an episode", above=0)

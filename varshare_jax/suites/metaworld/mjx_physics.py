@@ -30,8 +30,13 @@ class MjxPhysics(Physics):
 
     def __init__(self, chosen: Sequence[Task], settings: Settings | None = None):
         super().__init__(chosen)
-        self.scenes = [MjxScene(group, [chosen[m] for m in group.tasks], settings or Settings())
+        self.scenes = [self.make_scene(group, [chosen[m] for m in group.tasks], settings)
                        for group in self.groups]
+
+    def make_scene(self, group: Group, chosen: Sequence[Task],
+                   settings: Settings | None) -> "MjxScene":
+        """One scene of those that stand side by side."""
+        return MjxScene(group, chosen, settings or Settings())
 
     def step(self, state, action):
         states, seen = {}, {}
@@ -89,42 +94,44 @@ class MjxScene:
         own = [jax.tree.map(lambda x, m=m: x[m], state).cut(self.group.sizes)
                for m in self.group.tasks]
         batch = jax.tree.map(lambda *x: jnp.concatenate(x), *own)
-        batch = jax.vmap(self.step)(batch, jnp.concatenate([action[m] for m in self.group.tasks]))
+        batch = self.step_all(batch, jnp.concatenate([action[m] for m in self.group.tasks]))
         moved, count = [], action.shape[1]
         for i, probe in enumerate(self.probes):
             one = jax.tree.map(lambda x, i=i: x[i * count:(i + 1) * count], batch)
             moved.append((one, jax.vmap(functools.partial(self.read, probe))(one)))
         return moved
 
-    def step(self, state: State, action: jax.Array) -> State:
-        """One env, its state without padding."""
+    def step_all(self, state: State, action: jax.Array) -> State:
+        """Envs side by side, [B, ...], their states without padding."""
+        return jax.vmap(functools.partial(self.step, self._data))(state, action)
+
+    def step(self, data: Any, state: State, action: jax.Array) -> State:
+        """One env; what it does not set of MJX's `data` is scratch."""
         action = jnp.clip(action, -1, 1)
         mocap = jnp.clip(state.mocap + ACTION_SCALE * action[:3], HAND_LOW, HAND_HIGH)
         grip = jnp.stack([action[3], -action[3]])
-        model = self._placed(state.placed)
+        model, data = self.located(data, mocap, state.placed)
 
         def substep(_, now: tuple[jax.Array, jax.Array, jax.Array]):
+            qpos, qvel, warmstart = now
             with collisions.ours():
-                data = self._mjx.step(model, self._load(*now, mocap, grip))
-            return data.qpos, data.qvel, data.qacc_warmstart
+                moved = self._mjx.step(model, data.replace(
+                    qpos=qpos, qvel=qvel, qacc_warmstart=warmstart, ctrl=grip))
+            return moved.qpos, moved.qvel, moved.qacc_warmstart
 
         moved = jax.lax.fori_loop(0, FRAME_SKIP, substep, state[:3])
         return State._make([*moved, mocap, state.placed, state.rest])
 
     def read(self, probe: Probe, state: State) -> Snapshot:
         """The snapshot of one env."""
-        data = self._mjx.kinematics(self._placed(state.placed),
-                                    self._data.replace(qpos=state.qpos))
+        model, data = self.located(self._data, state.mocap, state.placed)
+        data = self._mjx.kinematics(model, data.replace(qpos=state.qpos))
         return probe.read(data.xpos, data.xquat, state.qpos)
 
-    def _placed(self, position: jax.Array) -> Any:
-        if self._body is None:
-            return self._model
-        moved = self._model.body_pos.at[self._body].set(position)
-        return self._model.replace(body_pos=moved)
-
-    def _load(self, qpos, qvel, warmstart, mocap, grip) -> Any:
-        return self._data.replace(
-            qpos=qpos, qvel=qvel, qacc_warmstart=warmstart, ctrl=grip, mocap_pos=mocap[None],
-            mocap_quat=jnp.asarray(scenes.MOCAP_QUAT, jnp.float32)[None])
-
+    def located(self, data: Any, mocap: jax.Array, placed: jax.Array) -> tuple[Any, Any]:
+        """MJX's model and data where the hand is pulled to `mocap` and the task's body stands."""
+        model = self._model
+        if self._body is not None:
+            model = model.replace(body_pos=model.body_pos.at[self._body].set(placed))
+        return model, data.replace(
+            mocap_pos=mocap[None], mocap_quat=jnp.asarray(scenes.MOCAP_QUAT, jnp.float32)[None])

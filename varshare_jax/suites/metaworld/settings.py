@@ -1,10 +1,11 @@
 """Which engine the settings of Meta-World's suites mean on this machine."""
 
-
 import jax
 
 from varshare_jax.errors import UserError
 from varshare_jax.suites.settings import MetaWorldConfig
+
+_DEVICES = {"mujoco": ("cpu",), "warp": ("cpu", "gpu")}  # JAX's names; MJX runs on all
 
 
 def physics_here(options: MetaWorldConfig, required: bool = True) -> str:
@@ -12,13 +13,14 @@ def physics_here(options: MetaWorldConfig, required: bool = True) -> str:
 
     Where JAX's device cannot run it: raises UserError, or names the one it can if not `required`.
     """
-    device = jax.default_backend()
+    device, wanted = jax.default_backend(), options.physics
     own = "mujoco" if device == "cpu" else "mjx"
-    if options.physics == "auto":
+    if wanted == "auto":
         return own
-    if options.physics == "mujoco" and own != "mujoco":
+    if device not in (runs := _DEVICES.get(wanted, (device,))):
         if not required:
             return own
-        raise UserError(f"--metaworld.physics=mujoco: runs on a CPU, but JAX computes on a "
-                        f"{device}; allowed here: auto, mjx (or set JAX_PLATFORMS=cpu)")
-    return options.physics
+        raise UserError(f"--metaworld.physics={wanted}: runs on a {' or '.join(runs)}, but JAX "
+                        f"computes on a {device}; allowed here: auto, mjx (or set "
+                        "JAX_PLATFORMS=cpu)")
+    return wanted

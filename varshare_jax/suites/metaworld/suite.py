@@ -17,8 +17,9 @@ from varshare_jax.suites.metaworld.tasks import Setup, Snapshot, Task
 from varshare_jax.suites.settings import MetaWorldConfig
 from varshare_jax.types import Continuous, Step
 
-VERSIONS = {"mujoco": "3", "mjx": "5"}  # of results, by engine
-_BYTES_PER_ENV = {"mjx": 60_000, "mujoco": 10_000}  # for one env of a scene, measured on the CPU
+VERSIONS = {"mujoco": "3", "mjx": "5", "warp": "1"}  # of results, by engine
+# For one env of a scene, measured on the CPU; of Warp the arrays that it asks for.
+_BYTES_PER_ENV = {"mjx": 60_000, "mujoco": 10_000, "warp": 70_000}
 _CANDIDATES = 16  # draws of a random vector; all lie too near each other once in 1e14 resets
 
 
@@ -245,7 +246,12 @@ class MetaWorldSuite(Suite):
 
 def _physics(chosen: Sequence[Task], options: MetaWorldConfig,
              settings: Settings | None) -> Physics:
-    if physics_here(options) == "mjx":
+    engine = physics_here(options)
+    if engine == "warp":
+        from varshare_jax.suites.metaworld.warp_physics import WarpPhysics
+
+        return WarpPhysics(chosen)
+    if engine == "mjx":
         from varshare_jax.suites.metaworld.mjx_physics import MjxPhysics
 
         return MjxPhysics(chosen, settings)
