@@ -46,6 +46,7 @@ _SETTINGS = flags.DEFINE_string("settings", "{}", "changes to MJX's settings, as
 _OUT = flags.DEFINE_string("out", "", "file that results are appended to")
 
 Row = dict[str, Any]
+_SAME_REWARD = 0.5  # of 10, the greatest of V2
 
 
 # --------------------------------------------------------------------------------------- states
@@ -194,7 +195,9 @@ def record(task: Task, goals: int, steps: int, kind: str) -> Recorded:
 def compare_motion(task: Task, goals: int, steps: int, kind: str, physics: str) -> Row:
     """Replays recorded actions: the greatest error of each episode, median and maximum.
 
-    Positions in mm, rewards as they are; success flags by the share of steps in which they agree.
+    Positions in mm, rewards as they are; success flags by the share of steps in which they agree,
+    and rewards by the share in which they do within 5 % of their range: they jump at thresholds,
+    so one step too early is an error as great as the jump.
     """
     theirs, port = record(task, goals, steps, kind), Port((task,), goals, physics)
     port.start(theirs.vectors[None])
@@ -207,7 +210,8 @@ def compare_motion(task: Task, goals: int, steps: int, kind: str, physics: str) 
     worst = {name: gap.max(1) for name, gap in gaps.items()}
     return {**{f"{name}_{what}": float(pick(values)) for name, values in worst.items()
                for what, pick in (("median", np.median), ("max", np.max))},
-            "same_success": float((ours.success == theirs.successes).mean())}
+            "same_success": float((ours.success == theirs.successes).mean()),
+            "same_reward": float((gaps["reward"] <= _SAME_REWARD).mean())}
 
 
 def compare_policies(chosen: tuple[Task, ...], goals: int, steps: int, physics: str) -> list[Row]:

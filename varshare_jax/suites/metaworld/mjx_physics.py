@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from varshare_jax.suites.metaworld import scenes, snapshots
+from varshare_jax.suites.metaworld import collisions, scenes, snapshots
 from varshare_jax.suites.metaworld.physics import ACTION_SCALE, Group, Physics, State
 from varshare_jax.suites.metaworld.scenes import FRAME_SKIP, Settings
 from varshare_jax.suites.metaworld.snapshots import Probe
@@ -58,8 +58,9 @@ class MjxScene:
         mjx = _mjx()
         self.group, self.settings = group, settings
         self.model = scenes.reduced(group.scene, group.body, settings)
-        self._mjx, self._model = mjx, mjx.put_model(self.model)
-        self._data = mjx.make_data(self.model)
+        with collisions.ours():
+            self._mjx, self._model = mjx, mjx.put_model(self.model)
+            self._data = mjx.make_data(self.model)
         self._body = self.model.body(group.body).id if group.body else None
         original = scenes.original(group.scene)
         self.probes = [snapshots.in_model(snapshots.probe(task, original), original, self.model)
@@ -113,8 +114,9 @@ class MjxScene:
 
         def substep(_, now: tuple[jax.Array, jax.Array, jax.Array]):
             qpos, qvel, warmstart = now
-            moved = self._mjx.step(model, data.replace(
-                qpos=qpos, qvel=qvel, qacc_warmstart=warmstart, ctrl=grip))
+            with collisions.ours():
+                moved = self._mjx.step(model, data.replace(
+                    qpos=qpos, qvel=qvel, qacc_warmstart=warmstart, ctrl=grip))
             return moved.qpos, moved.qvel, moved.qacc_warmstart
 
         moved = jax.lax.fori_loop(0, FRAME_SKIP, substep, state[:3])

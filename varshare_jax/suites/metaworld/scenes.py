@@ -9,10 +9,11 @@ bodies without joints are not fused: what that rounds differently is millimetres
 - visual geoms, unused meshes and materials go; inertias are frozen first, so no mass changes;
 - bodies without joints are fused with their parents: 13 bodies remain of 34, the motion is the
   same to rounding;
-- MJX has no cylinder–box collision: bars become capsules, the button's discs prisms of eight sides,
-  other cylinders boxes of their radius;
+- MJX has no cylinder–box collision: `collisions` has one, for the door's bars; the button's discs
+  become prisms of eight sides, other cylinders boxes of their radius;
 - the one colliding mesh, the gripper's base, becomes its bounding box, and beside it a polytope of
-  26 faces for what hooks into it: handles and the door;
+  its largest faces for what hooks into it: handles and the door;
+- the base keeps its contacts' softness: that of its own body, not of the one it is fused with;
 - the margin at which fingers touch becomes part of their size: MJX finds no contact before that;
 - the table is a plane (nothing leaves it: the original has walls around it) and the floor goes;
 - pairs that never touch are not tested: finger against finger, a scene's fixed part against its
@@ -54,8 +55,7 @@ _TOUCHING = {
     "sawyer_window_horizontal": Touching((("", 0), ("", 2)),
                                          (("windowb_a", 5), ("windowb_a", 6))),
 }
-# Cylinders touched at their side alone, and others at an end: (body, index within it).
-_BARS = ("door_link", 2), ("door_link", 3)
+_ROUND = ("door_link",)  # its cylinders stay cylinders; of others, some become prisms, most boxes
 _DISCS = ("button", 1), ("button", 2)
 _PRESSED = ("sawyer_button_press_topdown",)
 
@@ -69,7 +69,7 @@ class Settings:
     max_geom_pairs: int = 16  # per kind of pair, the nearest
     max_contact_points: int = 16
     pressed_contact_points: int = 32  # where fingers press something against a stop
-    base_sides: int = 8  # of the polytope around the gripper's base; 0: its box alone
+    base_faces: int = 30  # of the polytope around the gripper's base, beside six; 0: its box alone
     prism_sides: int = 8  # of what stands in for discs; 0: a box
     skin: bool = True  # fingers as much thicker as MuJoCo's margin lets them touch early
     table: str = "plane"  # or box
@@ -195,6 +195,7 @@ def reduced(scene: str, body: str, settings: Settings) -> Any:
         spec.add_numeric(name=name, data=[float(limit)], size=1)
     compiled = spec.compile()
     compiled.eq_data[0] = _WELD
+    compiled.body("right_l6").invweight0[:] = model.body("right_hand").invweight0
     return compiled
 
 
@@ -235,12 +236,12 @@ def _convert(spec: Any, geom: Any, index: int, scene: str, settings: Settings) -
     add = functools.partial(body.add_geom, condim=_CONDIM, **kept)
     spec.delete(geom)
     touches, touched = bits
-    if settings.base_sides:
+    if settings.base_faces:
         if shape["type"] == mujoco.mjtGeom.mjGEOM_CAPSULE or body.name in _MEETS_HULL:
             touched = touched & ~_BASE_BIT | _HULL_BIT
         if touches == _BASE_BIT:
-            mesh = spec.add_mesh(name=_HULL, uservert=_hull(
-                model, index, settings.base_sides).flatten())
+            vertices = shapes.polytope(_mesh_vertices(model, index), settings.base_faces)
+            mesh = spec.add_mesh(name=_HULL, uservert=vertices.flatten())
             add(name=_HULL, contype=_HULL_BIT, conaffinity=0, **shape | {
                 "type": mujoco.mjtGeom.mjGEOM_MESH, "meshname": mesh.name})
     add(name=name, contype=touches, conaffinity=touched, **shape)
@@ -254,13 +255,9 @@ def _stand_in(spec: Any, model: Any, index: int, settings: Settings) -> dict[str
     shape = {"type": kind, "size": size, "pos": model.geom_pos[index],
              "quat": model.geom_quat[index]}
     body = model.body(model.geom_bodyid[index]).name
-    if kind == kinds.mjGEOM_CYLINDER:
+    if kind == kinds.mjGEOM_CYLINDER and body not in _ROUND:
         radius, half = size[:2]
-        key = body, _index_within(model, index)
-        if key in _BARS:
-            size[1] -= radius / 2  # between flat ends and what rounds them
-            return shape | {"type": kinds.mjGEOM_CAPSULE}
-        if key not in _DISCS or not settings.prism_sides:
+        if (body, _index_within(model, index)) not in _DISCS or not settings.prism_sides:
             return shape | {"type": kinds.mjGEOM_BOX, "size": size[[0, 0, 1]]}
         vertices = shapes.prism(radius, half, settings.prism_sides)
         mesh = spec.add_mesh(name=f"prism_{index}", uservert=vertices.flatten())
@@ -273,15 +270,11 @@ def _stand_in(spec: Any, model: Any, index: int, settings: Settings) -> dict[str
     return shape
 
 
-def _hull(model: Any, index: int, sides: int) -> np.ndarray:
-    """Vertices [V, 3] of the polytope around a mesh, upright as its body is."""
-    import mujoco
-
-    mesh, turn = model.geom_dataid[index], np.zeros(9)
+def _mesh_vertices(model: Any, index: int) -> np.ndarray:
+    """Vertices [P, 3] of a geom's mesh, in the geom's frame."""
+    mesh = model.geom_dataid[index]
     start = model.mesh_vertadr[mesh]
-    points = model.mesh_vert[start:start + model.mesh_vertnum[mesh]].astype(float)
-    mujoco.mju_quat2Mat(turn, model.geom_quat[index])
-    return shapes.polytope(points, turn.reshape(3, 3), sides)
+    return model.mesh_vert[start:start + model.mesh_vertnum[mesh]].astype(float)
 
 
 _FINGER_BIT, _MOVING_BIT, _BASE_BIT, _HULL_BIT = 1, 2, 4, 8

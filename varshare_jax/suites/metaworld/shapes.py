@@ -2,6 +2,8 @@
 
 import numpy as np
 
+_JOINED = np.cos(np.radians(6))  # of facets whose normals are nearer to each other
+
 
 def prism(radius: float, half: float, sides: int) -> np.ndarray:
     """Vertices [2 sides, 3] of an upright prism with a cylinder's height and volume."""
@@ -11,19 +13,25 @@ def prism(radius: float, half: float, sides: int) -> np.ndarray:
     return np.concatenate([np.insert(ring, 2, end, 1) for end in (-half, half)])
 
 
-def polytope(points: np.ndarray, axes: np.ndarray, sides: int) -> np.ndarray:
+def polytope(points: np.ndarray, faces: int) -> np.ndarray:
     """Vertices [V, 3] of a polytope around points [P, 3] that touches their hull with every face.
 
-    Its faces look along the third of the `axes` (rows, [3, 3]), against it, and in `sides`
-    directions around it, level and at 45° upwards and downwards.
+    Its faces are the `faces` largest of the hull, where facets that look nearly the same way count
+    as the largest of them, and six along the coordinates, which close it.
     """
     from scipy.spatial import ConvexHull, HalfspaceIntersection
 
-    angles, upwards = 2 * np.pi * np.arange(sides) / sides, np.array([0, 0, 1.0])
-    around = np.stack([np.cos(angles), np.sin(angles), np.zeros(sides)], 1)
-    tilted = [around + lift * upwards for lift in (-1, 0, 1)]
-    normals = np.concatenate([[upwards, -upwards], *tilted]) @ axes
-    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    points = points[ConvexHull(points).vertices]
-    planes = np.c_[normals, -(points @ normals.T).max(0)]
+    hull = ConvexHull(points)
+    points, normals = points[hull.vertices], hull.equations[:, :3]
+    a, b, c = np.moveaxis(hull.points[hull.simplices], 1, 0)
+    areas = np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2
+    found, left = [], areas.copy()
+    while left.any():
+        largest = normals[left.argmax()]
+        same = (normals @ largest > _JOINED) & (left > 0)
+        found.append((left[same].sum(), largest))
+        left[same] = 0
+    found.sort(key=lambda pair: -pair[0])
+    chosen = np.concatenate([np.eye(3), -np.eye(3), [normal for _, normal in found[:faces]]])
+    planes = np.c_[chosen, -(points @ chosen.T).max(0)]
     return HalfspaceIntersection(planes, points.mean(0)).intersections

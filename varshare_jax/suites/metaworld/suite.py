@@ -17,7 +17,7 @@ from varshare_jax.suites.metaworld.tasks import Setup, Snapshot, Task
 from varshare_jax.suites.settings import MetaWorldConfig
 from varshare_jax.types import Continuous, Step
 
-VERSIONS = {"mujoco": "3", "mjx": "4", "warp": "1"}  # of results, by engine
+VERSIONS = {"mujoco": "3", "mjx": "5", "warp": "1"}  # of results, by engine
 # For one env of a scene, measured on the CPU; of Warp the arrays that it asks for.
 _BYTES_PER_ENV = {"mjx": 60_000, "mujoco": 10_000, "warp": 70_000}
 _CANDIDATES = 16  # draws of a random vector; all lie too near each other once in 1e14 resets
