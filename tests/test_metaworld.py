@@ -135,15 +135,23 @@ def overlaps(directions, center, axis, radius, half, vertices):
             - (directions @ center - half * np.abs(along) - radius * across))
 
 
+def box_of(size):
+    """A box at the origin, of half sizes [3], as MJX's collisions take it."""
+    from mujoco.mjx._src import mesh
+    from mujoco.mjx._src.collision_types import GeomInfo
+
+    box = mesh.box(GeomInfo(jnp.zeros((1, 3)), jnp.eye(3)[None],
+                            jnp.asarray(size, jnp.float32)[None]))
+    return jax.tree.map(lambda x: x[0] if x.ndim > 1 and len(x) == 1 else x, box)
+
+
 def test_cylinders_touch_boxes_where_they_overlap_least():
     """No direction of many separates them sooner, and that of the contact does as soon."""
-    from mujoco.mjx._src import mesh
     from mujoco.mjx._src.collision_types import GeomInfo
 
     rng, size, (radius, half) = np.random.default_rng(0), np.array([0.045, 0.004, 0.016]), (
         0.02, 0.05)
-    box = jax.tree.map(lambda x: x[0] if x.ndim > 1 and len(x) == 1 else x, mesh.box(GeomInfo(
-        jnp.zeros((1, 3)), jnp.eye(3)[None], jnp.asarray(size, jnp.float32)[None])))
+    box = box_of(size)
     turns = np.linalg.qr(rng.normal(size=(300, 3, 3)))[0]
     turns *= np.linalg.det(turns)[:, None, None]
     turns[:100] = np.eye(3)[[2, 0, 1]]  # parallel to a side
@@ -190,11 +198,9 @@ def test_a_box_on_its_edge_touches_at_two_points_as_in_mujoco():
 
 def test_a_bar_across_a_box_touches_it_at_one_point():
     """A bar that lies across a box and dips by 0.01 touches the edge that it dips over."""
-    from mujoco.mjx._src import mesh
     from mujoco.mjx._src.collision_types import GeomInfo
 
-    box = jax.tree.map(lambda x: x[0] if x.ndim > 1 and len(x) == 1 else x, mesh.box(GeomInfo(
-        jnp.zeros((1, 3)), jnp.eye(3)[None], jnp.array([[0.03, 0.03, 0.004]]))))
+    box = box_of([0.03, 0.03, 0.004])
     dip = 0.01
     axis = np.array([np.cos(dip), 0, -np.sin(dip)])
     turn = np.stack([[np.sin(dip), 0, np.cos(dip)], [0, 1, 0], axis], 1)

@@ -221,12 +221,12 @@ def test_engines_that_the_device_cannot_run_are_refused(monkeypatch):
     assert suites.make("mt1:reach").version == "3-mujoco"
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert metaworld.physics_here(options("auto")) == "mjx"
-    with pytest.raises(UserError, match=r"^--metaworld.physics=mujoco: runs on a cpu, but JAX "
+    with pytest.raises(UserError, match=r"^--metaworld.physics=mujoco: runs on a CPU, but JAX "
                                         r"computes on a gpu; allowed here: auto, mjx"):
         metaworld.make("mt1:reach", options("mujoco"))
     assert metaworld.physics_here(options("warp")) == "warp"
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    with pytest.raises(UserError, match=r"warp: runs on a cpu or gpu, but JAX computes on a tpu"):
+    with pytest.raises(UserError, match=r"warp: runs on a CPU or GPU, but JAX computes on a tpu"):
         metaworld.make("mt1:reach", options("warp"))
     stored = config.replace(config.Config(), {"suite": "mt3", "metaworld.physics": "mujoco"})
     assert suites.settle(stored, required=False).metaworld.physics == "mjx"

@@ -150,9 +150,10 @@ class Learner:
 
         One program: operation by operation it would be more than a hundred small ones.
         """
-        return self._init_compiled(key, scalars)
+        return self._init(key, scalars)
 
-    def _init(self, key: jax.Array, scalars: dict[str, jax.Array] | None = None) -> TrainState:
+    @functools.partial(jax.jit, static_argnums=0)
+    def _init(self, key: jax.Array, scalars: dict[str, jax.Array] | None) -> TrainState:
         problem = self.problem
         values = self._scalars(problem.config) | (scalars or {})
         scalars = {name: jnp.float32(value) for name, value in values.items()}
@@ -168,8 +169,6 @@ class Learner:
         _check_axes(state, tasks)
         # Later states have no weak types: with them the first update would be another program.
         return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
-
-    _init_compiled = jax.jit(_init, static_argnums=0)
 
     def update(self, state: TrainState) -> tuple[TrainState, Metrics]:
         """One iteration of one seed: a rollout, then learning; metrics [M].
@@ -192,7 +191,7 @@ class Learner:
         each = list(map(self._scalars, members))
         vectors = {name: jnp.float32([values[name] for values in each])
                    for name in each[0]} | (scalars or {})
-        return jax.jit(functools.partial(jax.lax.map, lambda x: self._init(*x)))((keys, vectors))
+        return jax.jit(functools.partial(jax.lax.map, lambda x: self.init(*x)))((keys, vectors))
 
     def _scalars(self, member: Config) -> dict[str, float]:
         """The traced values of a config, and which task it leaves out: the first of several."""

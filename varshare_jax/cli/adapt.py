@@ -38,7 +38,7 @@ def _main(argv: list[str]) -> int:
     if result.summary is None:
         return STOPPED
     file = Path(given.run_dir) / "zero_shot.json"
-    if config.adapt.regimes != ("scratch",) and not file.exists():
+    if config.adapt.inherits and not file.exists():
         write_json(file, zero_shot(config, config.run.final_eval_episodes))
     return 0
 

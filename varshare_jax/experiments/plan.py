@@ -133,7 +133,7 @@ def load(name: str, out: Path | None = None, *, only: Sequence[str] = (),
     out = out or Path("runs") / path.stem
     for name, flags in keys.get("evaluations", {}).items():
         _check_evaluation(f"{path.name}: evaluations.{name}", flags)
-    runs = _runs(path, tree, out, only, overrides or {})
+    runs = _runs(path, tree, keys, out, only, overrides or {})
     tuning = keys.get("tuning", False)
     if tuning:
         _check_effort(path.name, runs)
@@ -161,13 +161,13 @@ def _seed_by_seed(runs: Sequence[PlannedRun]) -> tuple[PlannedRun, ...]:
                  if k < run.config.num_seeds)
 
 
-def _runs(path: Path, tree: Mapping[str, Any], out: Path, only: Sequence[str],
-          overrides: Mapping[str, Any]) -> tuple[PlannedRun, ...]:
+def _runs(path: Path, tree: Mapping[str, Any], keys: Mapping[str, Any], out: Path,
+          only: Sequence[str], overrides: Mapping[str, Any]) -> tuple[PlannedRun, ...]:
     """A run for each variant or, where there are cases, for each variant of each case.
 
     Case by case: what is compared with one another is complete as early as can be.
     """
-    file, keys = path.name, _checked(tree, PLAN_KEYS, f"{path.name}: ")
+    file = path.name
     tuned_by = _read_tuned(path, keys["tuned"]) if "tuned" in keys else {}
     variants: dict[str, dict[str, Any]] = {
         method: {"method": method} for method in keys.get("methods", [])}
@@ -176,10 +176,10 @@ def _runs(path: Path, tree: Mapping[str, Any], out: Path, only: Sequence[str],
         if not _NAME.fullmatch(name):
             raise UserError(f"{file}: name {name!r}: must be letters, digits and _ . , = + -, and "
                             "begin with one of the first three")
-    for kind, name, change in (*(("variants", *one) for one in changed.items()),
-                               *(("cases", *one) for one in cases.items())):
-        if not isinstance(change, dict):
-            raise UserError(f"{file}: {kind}.{name}={change!r}: must be a table")
+    for kind, table in (("variants", changed), ("cases", cases)):
+        for name, change in table.items():
+            if not isinstance(change, dict):
+                raise UserError(f"{file}: {kind}.{name}={change!r}: must be a table")
     for name, change in changed.items():
         variants[name] = variants.get(name, {}) | change
     if not variants:
@@ -187,11 +187,15 @@ def _runs(path: Path, tree: Mapping[str, Any], out: Path, only: Sequence[str],
     for name in only:
         if name not in (*variants, *cases):
             raise unknown("--only", name, [*variants, *cases])
-    return tuple(
-        _planned(file, f"{case}/{variant}".lstrip("/"), tree, cases.get(case, {}),
-                 variants[variant], tuned_by,
-                 {"run_dir": str(out / case / variant)} | dict(overrides))
-        for case in _wanted(cases, only) or [""] for variant in _wanted(variants, only))
+    found = []
+    for case in _wanted(cases, only) or [""]:
+        table = cases.get(case, {})
+        _checked(table, {}, f"{file}: case {case}: ")
+        for variant in _wanted(variants, only):
+            name = str(Path(case, variant))
+            found.append(_planned(file, name, tree, _settings(table, {}), variants[variant],
+                                  tuned_by, {"run_dir": str(out / name)} | dict(overrides)))
+    return tuple(found)
 
 
 def _wanted(names: Iterable[str], only: Sequence[str]) -> list[str]:
@@ -205,7 +209,6 @@ def _planned(file: str, name: str, base: Mapping[str, Any], case: Mapping[str, A
     where = f"{file}: variant {name}: "
     common = _checked(base, PLAN_KEYS, f"{file}: ")
     own = _checked(change, VARIANT_KEYS, where)
-    _checked(case, {}, f"{file}: case {name.partition('/')[0]}: ")
     settings, changes = _settings(base, PLAN_KEYS), _settings(change, VARIANT_KEYS)
     method = changes.get("method", settings.get("method"))
     if not isinstance(method, str):
@@ -213,11 +216,11 @@ def _planned(file: str, name: str, base: Mapping[str, Any], case: Mapping[str, A
                                       f"method={method!r}: must be a name"))
     presets = (*common.get("presets", []), *own.get("presets", []))
     sweep = dict(flatten(common.get("sweep", {}))) | dict(flatten(own.get("sweep", {})))
-    tuned = tuned_by.get(name.rpartition("/")[2], tuned_by.get(method, {}))
+    tuned = tuned_by.get(Path(name).name, tuned_by.get(method, {}))
     swept = {"sweep": _sweep_text(where, sweep)} if sweep else {}
     try:
         config = with_presets(Config(), presets)
-        for layer in (settings, tuned, _settings(case, {}), changes, swept, overrides):
+        for layer in (settings, tuned, case, changes, swept, overrides):
             config = replace(config, layer)
         config.validate()
         space = read_space(common.get("space", {}), own.get("space", {}), config)

@@ -136,13 +136,18 @@ class AdaptConfig(Section):
     def regimes(self) -> tuple[str, ...]:
         return tuple(self.regime.split(",")) if self.regime else ()
 
+    @property
+    def inherits(self) -> bool:
+        """Whether any regime begins with what others have learned."""
+        return self.regimes not in ((), ("scratch",))
+
     def check(self) -> None:
         for each in self.regimes:
             if each not in REGIMES:
                 raise unknown("--adapt.regime", each, REGIMES)
         if len(set(self.regimes)) < len(self.regimes):
             raise UserError(f"--adapt.regime={self.regime}: names a regime twice")
-        if self.regimes not in ((), ("scratch",)) and not self.source:
+        if self.inherits and not self.source:
             raise UserError(f"--adapt.regime={self.regime}: needs --adapt.source, the folder of a "
                             "run trained with --leave_out=all")
 

@@ -22,6 +22,8 @@ from varshare_jax.runs.files import plain
 from varshare_jax.settings import replace
 from varshare_jax.types import TrainState
 
+_Returns = Callable[[TrainState, int], np.ndarray]
+
 
 def begin(problem: Problem, state: TrainState) -> TrainState:
     """`transfer.begin`, and before it the choice of other tasks that `adapt.start=best` asks for.
@@ -29,21 +31,20 @@ def begin(problem: Problem, state: TrainState) -> TrainState:
     It plays every new task with what each other task has, in `run.eval_episodes` episodes.
     """
     adapt = problem.config.adapt
-    if adapt.start != "best" or set(adapt.regimes) <= {"scratch"}:
+    if adapt.start != "best" or not adapt.inherits:
         return transfer.begin(problem, state)
     source = transfer.Source(Path(adapt.source))
     fresh = transfer.begin(problem, state, source)
-    chosen = best_others(problem, fresh, source, problem.config.run.eval_episodes)
+    chosen = best_others(problem, fresh, source, _player(problem, problem.config.run.eval_episodes))
     return transfer.begin(problem, state, source, chosen)
 
 
 def best_others(problem: Problem, state: TrainState, source: transfer.Source,
-                episodes: int) -> np.ndarray:
+                returns: _Returns) -> np.ndarray:
     """Which task of the source has what plays each new task best, [S, M], never the task itself."""
     rows, members = source.locate(problem.config, problem.suite.task_names)
     count = source.problem.suite.num_tasks
     tried = [(rows + shift) % count for shift in range(1, count)]
-    returns = _player(problem, episodes)
     scores = np.stack([returns(_as(state, source, members, others), 1) for others in tried])
     return np.stack(tried)[scores.argmax(0), np.arange(len(rows))]
 
@@ -64,13 +65,13 @@ def zero_shot(config: Config, episodes: int) -> dict[str, Any]:
     found = {"task_names": names, "episodes": episodes, "shared": returns(state, 0)}
     if METHODS[config.method].method.offers:
         _, members = source.locate(problem.config, names)
-        best = best_others(problem, state, source, episodes)
+        best = best_others(problem, state, source, returns)
         found |= {"best_other": returns(_as(state, source, members, best), 2),
                   "whose": np.array(source.problem.suite.task_names)[best]}
     return plain(found)
 
 
-def _player(problem: Problem, episodes: int) -> Callable[[TrainState, int], np.ndarray]:
+def _player(problem: Problem, episodes: int) -> _Returns:
     """Mean returns [S, M] of a state [S, ...] in the episodes of a number."""
     play = compiled(problem, episodes=episodes, actions=problem.config.run.eval_actions)
     seeds = [member.seed for member in problem.config.members()]

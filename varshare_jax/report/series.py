@@ -1,6 +1,7 @@
 """Scores over suites that differ in one number, such as how far their tasks lie apart."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator, Sequence
 
@@ -16,7 +17,6 @@ from varshare_jax.report.sections import Entry, Section
 from varshare_jax.report.table import ABSENT, Cell, Table, decimals, with_interval
 
 _SETTINGS = re.compile(r"(?P<name>[^:\s]+):(?P<settings>[^=\s]+=\S+)(?P<cut>.*)")
-_RESAMPLES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,30 +31,37 @@ class Series:
     sections: dict[float, Section]
 
     @property
+    def measure(self) -> str:
+        """What the scores of all of them are."""
+        return next(iter(self.sections.values())).measure
+
+    @functools.cached_property
     def labels(self) -> dict[str, Entry]:
         """An entry for each run that several of the suites have, by its label."""
         found = [entry for section in self.sections.values() for entry in section.scored]
         count = [entry.label for entry in found].count
         return {entry.label: entry for entry in found if count(entry.label) > 1}
 
-    def scores(self, label: str) -> dict[float, Estimate]:
-        """IQM of the final scores and its 95 % interval, by value."""
-        return {value: estimate(statistics.interquartile_mean, entry.scores, resamples=_RESAMPLES)
-                for value, section in self.sections.items()
-                for entry in section.scored if entry.label == label}
+    @functools.cached_property
+    def scores(self) -> dict[str, dict[float, Estimate]]:
+        """IQM of the final scores and its 95 % interval, by label and value."""
+        return {label: {value: estimate(statistics.interquartile_mean, entry.scores)
+                        for value, section in self.sections.items()
+                        for entry in section.scored if entry.label == label}
+                for label in self.labels}
 
 
 def content(sections: Sequence[Section]) -> Iterator[str | Heading]:
     """A table and a figure for every such series of the report."""
     for series in find(sections):
-        measure = next(iter(series.sections.values())).measure
         yield Heading(2, f"{series.suite} against {series.setting}")
-        yield about(f"IQM of the final {measure} over seeds × tasks on suites that differ in "
-                    f"{series.setting} alone; in brackets and as bands 95 % stratified bootstrap "
-                    "intervals. Tasks of another suite may be easier or harder for every method: "
-                    "compare lines, not points of one line.")
+        yield about(f"IQM of the final {series.measure} over seeds × tasks on suites that differ "
+                    f"in {series.setting} alone; in brackets and as bands 95 % stratified "
+                    "bootstrap intervals. Tasks of another suite may be easier or harder for every "
+                    "method: compare lines, not points of one line.")
         yield table(scores(series))
-        yield image(to_svg(figure(series)), f"Final {measure} against {series.setting}", "wide")
+        yield image(to_svg(figure(series)), f"Final {series.measure} against {series.setting}",
+                    "wide")
 
 
 def find(sections: Sequence[Section]) -> list[Series]:
@@ -79,8 +86,7 @@ def scores(series: Series) -> Table:
     """A row for each run, a column for each value."""
     digits = max(map(decimals, series.sections.values()))
     rows = []
-    for label in series.labels:
-        known = series.scores(label)
+    for label, known in series.scores.items():
         rows.append((Cell(label), *(
             Cell(with_interval(known[value], digits) if value in known else ABSENT)
             for value in series.sections)))
@@ -94,20 +100,18 @@ def figure(series: Series) -> Figure:
         drawn = Figure(figsize=(6.6, 4.1), layout="constrained")
         axes = drawn.subplots()
         handles = {}
-        for label, entry in series.labels.items():
-            known = series.scores(label)
+        for label, known in series.scores.items():
+            style = style_of(series.labels[label])
             center = np.array([one.value for one in known.values()])
-            handles[label], = axes.plot(list(known), center, **style_of(entry).line)
+            handles[label], = axes.plot(list(known), center, **style.line)
             if all(one.interval for one in known.values()):
                 low, high = np.array([one.interval for one in known.values()], float).T
-                axes.fill_between(list(known), low, high, color=style_of(entry).color, alpha=0.1,
-                                  linewidth=0)
+                axes.fill_between(list(known), low, high, color=style.color, alpha=0.1, linewidth=0)
         values = np.array(list(series.sections))
         if (values > 0).all() and values[-1] >= 8 * values[0]:
             axes.set_xscale("log", base=2)
         axes.set_xticks(values, [f"{value:g}" for value in values])
         axes.set_xlabel(series.setting)
-        first = next(iter(series.sections.values()))
-        axes.set_ylabel(f"IQM of the final {first.measure}")
+        axes.set_ylabel(f"IQM of the final {series.measure}")
         legend_below(drawn, handles)
         return drawn

@@ -101,7 +101,7 @@ def begin(problem: Problem, state: TrainState, source: Source | None = None,
     """
     config, names = problem.config, problem.suite.task_names
     regimes = [member.adapt.regime for member in config.members()]
-    if set(regimes) <= {"", "scratch"}:
+    if not config.adapt.inherits:
         return state
     after, updates = config.adapt.unfreeze_after, problem.num_updates
     if UNFREEZE in regimes and after >= updates:

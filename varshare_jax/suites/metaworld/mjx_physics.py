@@ -17,7 +17,8 @@ from varshare_jax.suites.metaworld.tasks import HAND_HIGH, HAND_LOW, Snapshot, T
 
 
 @functools.cache
-def _mjx() -> Any:
+def load_mjx() -> Any:
+    """MJX, without what it prints when it is imported."""
     with contextlib.redirect_stdout(io.StringIO()):  # it prints that warp is not installed
         from mujoco import mjx
     return mjx
@@ -55,16 +56,14 @@ class MjxScene:
     """One reduced scene; `settings` are those of `scenes.reduced`."""
 
     def __init__(self, group: Group, chosen: Sequence[Task], settings: Settings):
-        mjx = _mjx()
+        mjx = load_mjx()
         self.group, self.settings = group, settings
         self.model = scenes.reduced(group.scene, group.body, settings)
         with collisions.ours():
             self._mjx, self._model = mjx, mjx.put_model(self.model)
             self._data = mjx.make_data(self.model)
         self._body = self.model.body(group.body).id if group.body else None
-        original = scenes.original(group.scene)
-        self.probes = [snapshots.in_model(snapshots.probe(task, original), original, self.model)
-                       for task in chosen]
+        self.probes = snapshots.probes(chosen, scenes.original(group.scene), self.model)
 
     def collision_groups(self) -> dict[str, int]:
         """Pairs of geoms that are tested, by their two kinds."""

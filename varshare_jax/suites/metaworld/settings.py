@@ -5,7 +5,7 @@ import jax
 from varshare_jax.errors import UserError
 from varshare_jax.suites.settings import MetaWorldConfig
 
-_DEVICES = {"mujoco": ("cpu",), "warp": ("cpu", "gpu")}  # JAX's names; MJX runs on all
+_DEVICES = {"mujoco": ("CPU",), "warp": ("CPU", "GPU")}  # MJX runs on all
 
 
 def physics_here(options: MetaWorldConfig, required: bool = True) -> str:
@@ -17,7 +17,7 @@ def physics_here(options: MetaWorldConfig, required: bool = True) -> str:
     own = "mujoco" if device == "cpu" else "mjx"
     if wanted == "auto":
         return own
-    if device not in (runs := _DEVICES.get(wanted, (device,))):
+    if wanted in _DEVICES and device.upper() not in (runs := _DEVICES[wanted]):
         if not required:
             return own
         raise UserError(f"--metaworld.physics={wanted}: runs on a {' or '.join(runs)}, but JAX "

@@ -1,5 +1,6 @@
 """Reading a task's Snapshot off the bodies of a scene, whichever engine moved them."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -70,6 +71,11 @@ def in_model(found: Probe, original: Any, other: Any) -> Probe:
             body = original.body_parentid[body]
         bodies[i] = other.body(name).id
     return found._replace(bodies=bodies, offsets=offsets, quat=quat)
+
+
+def probes(chosen: Sequence[Task], original: Any, other: Any) -> list[Probe]:
+    """The probes of tasks of one scene in such a model."""
+    return [in_model(probe(task, original), original, other) for task in chosen]
 
 
 def _place(model: Any, kind: str, name: str) -> tuple[int, np.ndarray, np.ndarray]:

@@ -1,7 +1,6 @@
 """The original scenes in MJX's second engine, MuJoCo Warp: made for NVIDIA's GPUs."""
 
-import contextlib
-import io
+import functools
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from varshare_jax.suites.metaworld import scenes, snapshots
-from varshare_jax.suites.metaworld.mjx_physics import MjxPhysics, MjxScene
+from varshare_jax.suites.metaworld.mjx_physics import MjxPhysics, MjxScene, load_mjx
 from varshare_jax.suites.metaworld.physics import Group, State
 from varshare_jax.suites.metaworld.tasks import Task
 
@@ -36,30 +35,25 @@ class WarpScene(MjxScene):
         import warp  # before MJX, which tells at length that it has started it
 
         warp.config.log_level = warp.LOG_WARNING
-        from mujoco import mjx
-
-        self.group, self._mjx = group, mjx
+        self.group, self._mjx = group, load_mjx()
         self.model = scenes.plain(group.scene, group.body, ())
         # Warp never starts over by itself, and refuses the flag that says so.
         self.model.opt.disableflags &= ~int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
         with warnings.catch_warnings():  # that capsules and meshes meet in one point only
             warnings.simplefilter("ignore")
-            self._model = mjx.put_model(self.model, impl="warp")
+            self._model = self._mjx.put_model(self.model, impl="warp")
         self._data = self._scratch(1)
         bodies = [self.model.body(name).id for name in ("mocap", group.body) if name]
         self._mocap = self.model.body_mocapid[bodies]
         self._quats = np.zeros((self.model.nmocap, 4), np.float32)
         self._quats[self._mocap] = self.model.body_quat[bodies]
-        original = scenes.original(group.scene)
-        self.probes = [snapshots.in_model(snapshots.probe(task, original), original, self.model)
-                       for task in chosen]
+        self.probes = snapshots.probes(chosen, scenes.original(group.scene), self.model)
 
     def step_all(self, state, action):
         """As of MJX. Contacts of all envs share one store, so a further vmap joins the envs."""
         @jax.custom_batching.custom_vmap
         def step_all(state: State, action: jax.Array) -> State:
-            data = self._scratch(len(action))
-            return jax.vmap(lambda s, a: self.step(data, s, a))(state, action)
+            return jax.vmap(functools.partial(self.step, self._scratch(len(action))))(state, action)
 
         @step_all.def_vmap
         def joined(size: int, batched: Any, *args: Any) -> tuple[State, Any]:
@@ -78,6 +72,4 @@ class WarpScene(MjxScene):
         return self._model, data.replace(mocap_pos=places, mocap_quat=jnp.asarray(self._quats))
 
     def _scratch(self, envs: int) -> Any:
-        with contextlib.redirect_stdout(io.StringIO()):
-            return self._mjx.make_data(self.model, impl="warp", naconmax=_CONTACTS * envs,
-                                       njmax=_ROWS)
+        return self._mjx.make_data(self.model, impl="warp", naconmax=_CONTACTS * envs, njmax=_ROWS)
