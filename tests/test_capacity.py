@@ -1,4 +1,4 @@
-"""Widths at which methods have equally many active parameters."""
+"""Widths at which methods have equally many parameters."""
 
 import functools
 
@@ -17,14 +17,16 @@ SETTINGS = {
 }
 
 
+@pytest.mark.parametrize("counted", ["active", "merged"])
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_active_parameters_are_within_two_percent(method, name):
+def test_parameters_are_within_two_percent(method, name, counted):
     make = functools.partial(make_network, suite=suites.make("cartpole10"))
-    config = C.replace(C.Config(capacity="matched"), SETTINGS[name])
-    target = capacity.active(make(config))
+    choice = {"active": "matched", "merged": "merged"}[counted]
+    config = C.replace(C.Config(capacity=choice), SETTINGS[name])
+    target = capacity.parameters(make(config), counted)
     matched = capacity.match(C.replace(config, {"method": method}), make)
-    assert abs(capacity.active(make(matched)) / target - 1) <= 0.02
+    assert abs(capacity.parameters(make(matched), counted) / target - 1) <= 0.02
     if method == "varshare":
         assert matched.network == config.network
 
@@ -38,7 +40,16 @@ def test_the_network_has_the_matched_widths_and_the_config_the_given_ones():
     assert make_problem(C.from_dict(C.to_dict(problem.config))).network == problem.network
 
 
-def test_widths_too_coarse_to_match_are_refused():
-    config = C.Config(method="paco", capacity="matched", network=C.NetworkConfig(hidden=(2,)))
-    with pytest.raises(UserError, match=r"paco cannot match .*nearest widths"):
+def test_once_merged_residuals_and_one_network_for_all_are_equally_wide():
+    """VarShare merges θ and a mean into one network, and so does L2-soft."""
+    widths = {method: make_problem(C.Config(method=method, capacity="merged"))
+              .network.method.config.network.hidden for method in ("hard_sharing", "l2_soft")}
+    assert widths == {"hard_sharing": (64, 64), "l2_soft": (64, 64)}
+
+
+@pytest.mark.parametrize(("choice", "counted"), [("matched", "active"), ("merged", "merged")])
+def test_widths_too_coarse_to_match_are_refused(choice, counted):
+    config = C.Config(method="soft_modularization", capacity=choice,
+                      network=C.NetworkConfig(hidden=(2,)))
+    with pytest.raises(UserError, match=rf"--capacity={choice}: .* {counted} .*nearest widths"):
         make_problem(config)

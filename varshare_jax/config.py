@@ -49,8 +49,9 @@ class _Tree:
                                    "as if the suite had none such; several, separated by commas, "
                                    "or all: a fold for each, in one compiled program")
     capacity: str = field("free", "matched: widths are scaled so that one task's forward pass "
-                                  "reads as many parameters as VarShare's does at "
-                                  "--network.hidden, within 2 %", choices=("free", "matched"))
+                                  "reads as many parameters in training as VarShare's does at "
+                                  "--network.hidden, within 2 %; merged: in inference",
+                         choices=("free", "matched", "merged"))
 
     @property
     def learning(self) -> AlgorithmConfig:

@@ -52,7 +52,7 @@ def make_problem(config: Config, *, here: bool = True, part: Part = WHOLE) -> Pr
     _check_sizes(config, suite)
     # The config itself stays as given: what a run stores must lead to the same widths again.
     sized = config
-    if config.capacity == "matched":
+    if config.capacity in capacity.COUNTS:
         sized = capacity.match(config, functools.partial(make_network, suite=suite))
     problem = Problem(config, suite, make_network(sized, suite), algorithm)
     preconditioner.check(problem)

@@ -1,4 +1,4 @@
-"""Widths at which methods have equally many active parameters."""
+"""Widths at which methods have equally many parameters, in training or once merged."""
 
 import dataclasses
 import functools
@@ -12,16 +12,20 @@ from varshare_jax.methods.lifting import MultiTaskNetwork
 
 REFERENCE = "varshare"
 TOLERANCE = 0.02
+COUNTS = {"matched": "active", "merged": "merged"}
+"""Which parameters each choice of `--capacity` makes equal, as `num_parameters` counts them."""
 
 
 def match(config: Any, make_network: Callable[[Any], MultiTaskNetwork]) -> Any:
-    """`config` with all hidden widths scaled until its active parameters match the reference's.
+    """`config` with all hidden widths scaled until it has as many parameters as the reference.
 
-    The reference is VarShare at the widths of `config`; `make_network` makes a config's network.
-    Raises UserError where no widths come within 2 % of it.
+    The reference is VarShare at the widths of `config`, whose `capacity` names what is counted;
+    `make_network` makes a config's network. Raises UserError where no widths come within 2 % of it.
     """
-    target = active(make_network(dataclasses.replace(config, method=REFERENCE)))
-    count = functools.lru_cache(lambda hidden: active(make_network(_with_hidden(config, hidden))))
+    counted = COUNTS[config.capacity]
+    target = parameters(make_network(dataclasses.replace(config, method=REFERENCE)), counted)
+    count = functools.lru_cache(
+        lambda hidden: parameters(make_network(_with_hidden(config, hidden)), counted))
     given = config.network.hidden
 
     low, high = 0.0, 1.0
@@ -30,20 +34,22 @@ def match(config: Any, make_network: Callable[[Any], MultiTaskNetwork]) -> Any:
     while _scaled(given, low) != _scaled(given, high) and high - low > 1e-4:
         middle = (low + high) / 2
         low, high = (middle, high) if count(_scaled(given, middle)) < target else (low, middle)
-    candidates = {_scaled(given, low), _scaled(given, high)} | (
-        set() if config.network.torso == "bronet" else _neighbours(_scaled(given, low)))
-    best = min(candidates, key=lambda hidden: (abs(count(hidden) - target), hidden))
-    if abs(count(best) - target) > TOLERANCE * target:
-        raise UserError(
-            f"--capacity=matched: {config.method} cannot match the {target} active parameters of "
-            f"{REFERENCE} with --network.hidden={','.join(map(str, given))}; the nearest widths "
-            f"{','.join(map(str, best))} have {count(best)}. Wider layers match more finely")
-    return _with_hidden(config, best)
+    for reach in (3, 9):
+        candidates = {_scaled(given, low), _scaled(given, high)} | (
+            set() if config.network.torso == "bronet" else _neighbours(_scaled(given, low), reach))
+        best = min(candidates, key=lambda hidden: (abs(count(hidden) - target), hidden))
+        if abs(count(best) - target) <= TOLERANCE * target:
+            return _with_hidden(config, best)
+    raise UserError(
+        f"--capacity={config.capacity}: {config.method} cannot match the {target} {counted} "
+        f"parameters of {REFERENCE} with --network.hidden={','.join(map(str, given))}; the "
+        f"nearest widths {','.join(map(str, best))} have {count(best)}. Wider layers match more "
+        "finely")
 
 
-def active(network: MultiTaskNetwork) -> int:
-    """Parameters that one task's forward pass reads in training."""
-    return network.num_parameters(jax.eval_shape(network.init, jax.random.key(0)))["active"]
+def parameters(network: MultiTaskNetwork, counted: str) -> int:
+    """Parameters of one task: those `active` in training, or those `merged` for inference."""
+    return network.num_parameters(jax.eval_shape(network.init, jax.random.key(0)))[counted]
 
 
 def _with_hidden(config: Any, hidden: tuple[int, ...]) -> Any:
@@ -54,7 +60,7 @@ def _scaled(hidden: tuple[int, ...], factor: float) -> tuple[int, ...]:
     return tuple(max(1, round(width * factor)) for width in hidden)
 
 
-def _neighbours(hidden: tuple[int, ...]) -> set[tuple[int, ...]]:
-    """Widths with one layer a little wider: steps finer than scaling all layers."""
+def _neighbours(hidden: tuple[int, ...], reach: int) -> set[tuple[int, ...]]:
+    """Widths with one layer up to `reach` wider: steps finer than scaling all layers."""
     return {(*hidden[:i], width + more, *hidden[i + 1:])
-            for i, width in enumerate(hidden) for more in (1, 2, 3)}
+            for i, width in enumerate(hidden) for more in range(1, reach + 1)}
