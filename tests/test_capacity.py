@@ -17,12 +17,12 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("counted", ["active", "merged"])
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(("name", "choice"), [*((name, "matched") for name in SETTINGS),
+                                              ("mlp", "merged")])
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_parameters_are_within_two_percent(method, name, counted):
+def test_parameters_are_within_two_percent(method, name, choice):
     make = functools.partial(make_network, suite=suites.make("cartpole10"))
-    choice = {"active": "matched", "merged": "merged"}[counted]
+    counted = capacity.COUNTS[choice]
     config = C.replace(C.Config(capacity=choice), SETTINGS[name])
     target = capacity.parameters(make(config), counted)
     matched = capacity.match(C.replace(config, {"method": method}), make)

@@ -23,10 +23,14 @@ def match(config: Any, make_network: Callable[[Any], MultiTaskNetwork]) -> Any:
     `make_network` makes a config's network. Raises UserError where no widths come within 2 % of it.
     """
     counted = COUNTS[config.capacity]
-    target = parameters(make_network(dataclasses.replace(config, method=REFERENCE)), counted)
-    count = functools.lru_cache(
-        lambda hidden: parameters(make_network(_with_hidden(config, hidden)), counted))
+    # What no network depends on, so that a plan's runs find each other's counts.
+    bare = dataclasses.replace(config, suite="", seed=0, num_seeds=1, total_steps=1, sweep="",
+                               run_dir="", tasks="", without="", leave_out="none")
+    target = parameters(make_network(dataclasses.replace(bare, method=REFERENCE)), counted)
     given = config.network.hidden
+
+    def count(hidden):
+        return parameters(make_network(_with_hidden(bare, hidden)), counted)
 
     low, high = 0.0, 1.0
     while count(_scaled(given, high)) < target:
@@ -47,6 +51,7 @@ def match(config: Any, make_network: Callable[[Any], MultiTaskNetwork]) -> Any:
         "finely")
 
 
+@functools.lru_cache(maxsize=4096)
 def parameters(network: MultiTaskNetwork, counted: str) -> int:
     """Parameters of one task: those `active` in training, or those `merged` for inference."""
     return network.num_parameters(jax.eval_shape(network.init, jax.random.key(0)))[counted]
