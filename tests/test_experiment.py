@@ -104,6 +104,7 @@ def test_settings_come_in_layers(plan, tmp_path):
 
 def test_a_plan_with_cases_has_every_variant_in_each(plan, tmp_path):
     (tmp_path / "tuned.toml").write_text("[slow]\nppo.learning_rate = 0.5")
+    (tmp_path / "few.toml").write_text("[slow]\nppo.learning_rate = 0.2\nppo.epochs = 3")
     text = """
         tuned = "tuned.toml"
         methods = ["varshare"]
@@ -112,6 +113,7 @@ def test_a_plan_with_cases_has_every_variant_in_each(plan, tmp_path):
         method = "l2_soft"
         ppo.clip = 0.3
         [cases.few]
+        tuned = "few.toml"
         suite = "cartpole"
         ppo.clip = 0.1
         [cases.many]
@@ -125,11 +127,25 @@ def test_a_plan_with_cases_has_every_variant_in_each(plan, tmp_path):
     assert [config[name].suite for name in runs] == 2 * ["cartpole"] + 2 * ["cartpole10"]
     assert [config[name].total_steps for name in runs] == [100, 100, 200, 200]
     assert [config[name].ppo.clip for name in runs] == [0.1, 0.3, Config().ppo.clip, 0.3]
-    assert config["many/slow"].ppo.learning_rate == 0.5
+    assert [config[name].ppo.learning_rate for name in ("few/slow", "many/slow")] == [0.2, 0.5]
+    assert [config[name].ppo.epochs for name in runs] == [Config().ppo.epochs, 3] + 2 * [
+        Config().ppo.epochs]  # a case's file stands in the place of the plan's
     for only, names in ((["slow"], ["few/slow", "many/slow"]),
                         (["many"], ["many/varshare", "many/slow"]),
                         (["few", "slow"], ["few/slow"])):
         assert [run.name for run in plan(text, only=only).runs] == names
+
+
+def test_what_a_plan_found_no_tuned_settings_for_is_told(plan, tmp_path):
+    (tmp_path / "tuned.toml").write_text("[l2_soft]\nppo.learning_rate = 0.5")
+    loaded = plan("""
+        tuned = "tuned.toml"
+        methods = ["l2_soft", "varshare"]
+        suite = "cartpole"
+    """)
+    table = forecast.Forecast(loaded).table(loaded)
+    assert ", tuned ppo.learning_rate=0.5" in table
+    assert table.count(", tuned in nothing") == 1
 
 
 def test_an_engine_that_cannot_play_is_told_before_training(plan):
@@ -152,6 +168,7 @@ def test_an_engine_that_cannot_play_is_told_before_training(plan):
     ("[variants.a]\nppo.clip = 0.1", "variant a: names no method"),
     ("variants.a = 3", "variants.a=3: must be a table"),
     ("methods = ['varshare']\ncases.a = 3", "cases.a=3: must be a table"),
+    ("methods = ['varshare']\ncases.a.tuned = 'none.toml'", "tuned=none.toml: there is no file"),
     ("methods = ['varshare']\ncases.a.sute = 'cartpole'", "case a: key=sute: .* 'suite'?"),
     ("methods = ['varshare']\npresets = ['smok']", "--preset=smok: .* 'smoke'?"),
     ("methods = ['varshare']\nsweep.ppo.epochs = [1, 2]", "ppo.epochs=…: is not traced"),

@@ -54,11 +54,12 @@ class Forecast:
             config = run.config
             many = len(name_folds(config).configurations())
             swept = f"{many} configurations × " if many > 1 else ""
-            tuned = ", ".join(f"{name}={value}" for name, value in run.tuned.items())
+            effort = f"{config.num_seeds} seeds from {config.seed}, {config.total_steps:,} steps"
+            tuned = "" if run.tuned is None else ", tuned " + (
+                ", ".join(f"{name}={value}" for name, value in run.tuned.items()) or "in nothing")
             lines.append(
                 f"  {run.name:<{width}}  {config.suite}  {config.method}  {swept}"
-                f"{config.num_seeds} seeds from {config.seed}, {config.total_steps:,} steps"
-                + (f", tuned {tuned}" if tuned else "") + "  "
+                f"{effort}{tuned}  "
                 + ("finished" if run.finished
                    else f"{clock(self.seconds(run))} ({self.speed(run)[1]})"))
         total = sum(self.seconds(run) for run in plan.runs)

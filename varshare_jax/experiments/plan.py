@@ -30,6 +30,7 @@ PLAN_KEYS: dict[str, type] = {
     "sweep": dict, "tuned": str, "tuning": bool, "seeds_apart": bool, "evaluations": dict,
     "adaptation": dict, "space": dict, "search": dict, "launcher": dict}
 VARIANT_KEYS: dict[str, type] = {"presets": list, "sweep": dict, "space": dict}
+CASE_KEYS: dict[str, type] = {"tuned": str}
 EVALUATION_KEYS: dict[str, type] = {
     "weights": str, "engine": str, "samples": int, "actions": str, "episodes": int,
     "eval_seed": int}
@@ -45,14 +46,14 @@ _NAME = re.compile(r"\w[\w.,=+-]{0,99}")  # of a folder or file within the plan'
 class PlannedRun:
     """One compiled program of a plan: its seeds, and the configurations of its sweep.
 
-    `tuned` are the settings that came from the plan's file of tuned ones, `space` what a search
-    varies.
+    `tuned` are the settings that came from the plan's file of tuned ones, none where it has none
+    for this run, None where the plan names no file; `space` is what a search varies.
     """
 
     name: str
     config: Config
     presets: tuple[str, ...]
-    tuned: Mapping[str, Any]
+    tuned: Mapping[str, Any] | None
     space: Space
 
     @property
@@ -168,7 +169,6 @@ def _runs(path: Path, tree: Mapping[str, Any], keys: Mapping[str, Any], out: Pat
     Case by case: what is compared with one another is complete as early as can be.
     """
     file = path.name
-    tuned_by = _read_tuned(path, keys["tuned"]) if "tuned" in keys else {}
     variants: dict[str, dict[str, Any]] = {
         method: {"method": method} for method in keys.get("methods", [])}
     cases, changed = keys.get("cases", {}), keys.get("variants", {})
@@ -190,10 +190,11 @@ def _runs(path: Path, tree: Mapping[str, Any], keys: Mapping[str, Any], out: Pat
     found = []
     for case in _wanted(cases, only) or [""]:
         table = cases.get(case, {})
-        _checked(table, {}, f"{file}: case {case}: ")
+        own = _checked(table, CASE_KEYS, f"{file}: case {case}: ")
+        tuned_by = _read_tuned(path, own.get("tuned", keys.get("tuned")))
         for variant in _wanted(variants, only):
             name = str(Path(case, variant))
-            found.append(_planned(file, name, tree, _settings(table, {}), variants[variant],
+            found.append(_planned(file, name, tree, _settings(table, CASE_KEYS), variants[variant],
                                   tuned_by, {"run_dir": str(out / name)} | dict(overrides)))
     return tuple(found)
 
@@ -204,7 +205,7 @@ def _wanted(names: Iterable[str], only: Sequence[str]) -> list[str]:
 
 
 def _planned(file: str, name: str, base: Mapping[str, Any], case: Mapping[str, Any],
-             change: Mapping[str, Any], tuned_by: Mapping[str, Any],
+             change: Mapping[str, Any], tuned_by: Mapping[str, Any] | None,
              overrides: Mapping[str, Any]) -> PlannedRun:
     where = f"{file}: variant {name}: "
     common = _checked(base, PLAN_KEYS, f"{file}: ")
@@ -216,11 +217,11 @@ def _planned(file: str, name: str, base: Mapping[str, Any], case: Mapping[str, A
                                       f"method={method!r}: must be a name"))
     presets = (*common.get("presets", []), *own.get("presets", []))
     sweep = dict(flatten(common.get("sweep", {}))) | dict(flatten(own.get("sweep", {})))
-    tuned = tuned_by.get(Path(name).name, tuned_by.get(method, {}))
+    tuned = tuned_by and tuned_by.get(Path(name).name, tuned_by.get(method, {}))
     swept = {"sweep": _sweep_text(where, sweep)} if sweep else {}
     try:
         config = with_presets(Config(), presets)
-        for layer in (settings, tuned, case, changes, swept, overrides):
+        for layer in (settings, tuned or {}, case, changes, swept, overrides):
             config = replace(config, layer)
         config.validate()
         space = read_space(common.get("space", {}), own.get("space", {}), config)
@@ -309,8 +310,10 @@ def _check_effort(file: str, runs: Sequence[PlannedRun]) -> None:
                         f"{told}")
 
 
-def _read_tuned(plan: Path, name: str) -> dict[str, dict[str, Any]]:
+def _read_tuned(plan: Path, name: str | None) -> dict[str, dict[str, Any]] | None:
     """Settings by variant or method, from a tuning plan's file; named as seen from the plan."""
+    if name is None:
+        return None
     path = plan.parent / name
     if not path.resolve().is_relative_to(plan.parent.resolve()):
         raise UserError(f"{plan.name}: tuned={name}: must be a file beside the plan or below it")
