@@ -305,6 +305,38 @@ def test_a_chosen_end_of_a_range_is_said(fake, plan):
         assert "is at the high end of [0.0001, 0.00105] log" in file.read_text()
 
 
+def test_the_plans_own_settings_are_tried_first_and_once(plan, worker):
+    """By two workers who ask at once, and by a search that is made longer."""
+    storage = optuna.storages.InMemoryStorage()
+    text = (ONE + "ppo.learning_rate = 0.003\n"
+            "space.network.hidden = {choices=[[4], [8]]}")
+    loaded = plan(text, search={"pruner": "none"})
+    one, two = (study_of(loaded, worker(), storage) for _ in range(2))
+    # The second looked before the first one wrote.
+    two._study.enqueue_trial({"ppo.learning_rate": 0.003, "network.hidden": "8"}, {"given": True})
+    one._study.enqueue_trial({"ppo.learning_rate": 0.003, "network.hidden": "8"}, {"given": True})
+    claims = [one.claim(), two.claim(), one.claim()]
+    assert [claim.values == {"ppo.learning_rate": 0.003, "network.hidden": (8,)}
+            for claim in claims] == [True, False, False]
+    for claim in claims:
+        tell(one, claim)
+    while claim := two.claim():
+        tell(two, claim)
+    longer = study_of(plan(text, search={"pruner": "none", "trials": 14}), worker(), storage)
+    while claim := longer.claim():
+        tell(longer, claim)
+    rates = [trial.values["ppo.learning_rate"] for trial in longer.finished()]
+    assert len(rates) == 14
+    assert rates.count(0.003) == 1
+
+
+def test_settings_outside_of_the_space_are_not_tried(plan, worker):
+    study = study_of(plan(ONE + "ppo.learning_rate = 0.3"), worker())
+    while claim := study.claim():
+        tell(study, claim)
+    assert all(trial.values["ppo.learning_rate"] <= 0.1 for trial in study.finished())
+
+
 def test_proposals_depend_on_the_study_alone(plan, worker):
     """Not on restarts, nor on which worker asks."""
     loaded = plan(search={"pruner": "none"})

@@ -41,8 +41,8 @@ class Search(Section):
     sampler: str = field("tpe", "tree-structured Parzen estimators, or draws that learn nothing",
                          choices=("tpe", "random"))
     sampler_seed: int = field(0, "seed of the proposals", least=0)
-    startup: int = field(10, "trials that are drawn at random, and that are complete before the "
-                             "first one is pruned", above=0)
+    startup: int = field(10, "trials before proposals learn from others, and that are complete "
+                             "before the first one is pruned", above=0)
     pruner: str = field("median", "what ends bad trials early: less than the median of the others "
                                   "so far, successive halving, nothing",
                         choices=("median", "halving", "none"))

@@ -17,9 +17,10 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial
 
+from varshare_jax.config import Config
 from varshare_jax.errors import UserError
 from varshare_jax.experiments.space import Dimension, Search, Space
-from varshare_jax.settings import flag_value
+from varshare_jax.settings import flag_value, leaves
 
 _LOCK_SECONDS = 60  # that a worker waits for the others to be done with a SQLite file
 _TABLES_SECONDS = 5.0
@@ -93,6 +94,15 @@ def reaching(where: str, *others: type[Exception]) -> Iterator[None]:
     except gone as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise UserError(f"--storage={where}: cannot be reached: {reason}") from error
+
+
+def given(space: Space, config: Config) -> dict[str, Any]:
+    """A trial's parameters that are the settings as the plan has them; {} outside of the space."""
+    found = {leaf.name: _stored(leaf.value) for leaf in leaves(config) if leaf.name in space}
+    inside = all(found[name] in map(_stored, dimension.choices) if dimension.choices
+                 else dimension.low <= found[name] <= dimension.high
+                 for name, dimension in space.items())
+    return found if inside else {}
 
 
 def suggest(trial: Trial, space: Space) -> dict[str, Any]:

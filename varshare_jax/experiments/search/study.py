@@ -16,7 +16,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from varshare_jax.errors import UserError
 from varshare_jax.experiments.plan import Plan, PlannedRun
-from varshare_jax.experiments.search.proposals import Sampler, make_pruner, suggest, values
+from varshare_jax.experiments.search.proposals import (
+    Sampler,
+    given,
+    make_pruner,
+    suggest,
+    values,
+)
 from varshare_jax.experiments.search.workers import Worker
 from varshare_jax.report.statistics import interquartile_mean
 from varshare_jax.settings import flag_value, leaves
@@ -72,8 +78,13 @@ class Study:
         return self._worker.beating(self._study.set_user_attr)
 
     def claim(self) -> Claim | None:
-        """The next trial, one that a dead worker left or a new one; None if all are claimed."""
+        """The next trial; None if all are claimed.
+
+        First the plan's own settings, so that no search ends below them but by chance, and what
+        dead workers left; then proposals.
+        """
         self._take_over()
+        self._offer()
         while self._open():
             trial = self._study.ask()
             trial.set_user_attr("worker", self._worker.name)
@@ -132,10 +143,19 @@ class Study:
         claimed = sum(state in _COUNTED for state in states) - states.count(TrialState.WAITING)
         return TrialState.WAITING in states or claimed < self.search.trials
 
+    def _offer(self) -> None:
+        """Puts the plan's own settings in line, once, if the space holds them."""
+        own = given(self.run.space, self.run.config)
+        offered = any("given" in trial.user_attrs for trial in self._trials())
+        if own and not offered and self._open():
+            self._study.enqueue_trial(own, {"given": True})
+
     def _void(self, trial: Trial) -> str:
         """Why a trial just asked for does not count, where workers have asked at the same time."""
         before = [other for other in self._trials()
                   if other.number < trial.number and other.state in _COUNTED]
+        if "given" in trial.user_attrs and any("given" in other.user_attrs for other in before):
+            return "the plan's settings have been tried already"
         original = trial.user_attrs.get("retry_of")
         if original is not None:
             again = any(other.user_attrs.get("retry_of") == original for other in before)
