@@ -198,6 +198,16 @@ def test_a_trial_is_the_same_wherever_and_beside_whom_it_trains(pool):
     assert any((a.returns != b.returns).any() for a, b in zip(alone, different, strict=True))
 
 
+def test_a_signal_ends_a_round_after_the_update_that_is_on(pool):
+    """And of what was trained since the last evaluation nothing is told."""
+    calls = iter([False, True])
+    pool.fill(0, {"ppo.learning_rate": 0.01})
+    assert pool.advance(lambda: next(calls)) == {}
+    assert pool.busy[0].update == 0
+    assert next(calls, None) is None  # asked before each of two updates
+    pool.leave(0)
+
+
 def test_a_trial_scores_what_a_run_of_its_own_does(pool, plan):
     """The episodes are the same ones, so a rounding that changes no action changes nothing."""
     rounds = play(pool, 1, 0.01)

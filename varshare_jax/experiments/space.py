@@ -46,7 +46,7 @@ class Search(Section):
     pruner: str = field("median", "what ends bad trials early: less than the median of the others "
                                   "so far, successive halving, nothing",
                         choices=("median", "halving", "none"))
-    warmup: int = field(2, "evaluations of a trial before it may be pruned", above=0)
+    warmup: int = field(5, "evaluations of a trial before it may be pruned", above=0)
     reduction: int = field(3, "successive halving keeps one of so many", least=2)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -59,8 +59,7 @@ class Pool:
         updates = Learner.make(config).problem.num_updates
         evaluations = min(evaluations, updates)
         self.ends = [-(-updates * k // evaluations) for k in range(evaluations + 1)]
-        longest = int(np.diff(self.ends).max())
-        self.learner = Learner.make(replace(config, {"run.log_every": longest}))
+        self.learner = Learner.make(replace(config, {"run.log_every": 1}))
         self.problem = self.learner.problem
         self.problem.suite.tracing = progress.say
         self.busy: dict[int, _Place] = {}
@@ -90,13 +89,23 @@ class Pool:
         if not self.busy:
             self._state = None
 
-    def advance(self) -> dict[int, Round]:
-        """Trains every busy place up to its next evaluation, and evaluates them."""
+    def advance(self, asked: Callable[[], bool] = lambda: False) -> dict[int, Round]:
+        """Trains every busy place up to its next evaluation, and evaluates them.
+
+        Update by update, since many places may take a minute from one evaluation to the next: once
+        `asked` to end, it does so after the present one, and nothing has come of any trial.
+        """
         counts = np.zeros(self.places, np.int32)
         for place, at in self.busy.items():
             counts[place] = self.ends[at.rounds + 1] - at.update
-        self._state, loss = self._advance(self._state, jnp.repeat(counts, self.seeds))
-        loss = np.asarray(loss).reshape(self.places, self.seeds, *loss.shape[1:])
+        losses = []
+        for update in range(counts.max()):
+            if asked():
+                return {}
+            one = (update < counts).astype(np.int32)
+            self._state, loss = self._advance(self._state, jnp.repeat(one, self.seeds))
+            losses.append(np.asarray(loss))
+        loss = np.concatenate(losses, 1).reshape(self.places, self.seeds, len(losses), -1)
         found = {}
         for place, at in self.busy.items():
             bad = ~np.isfinite(loss[place, :, :counts[place]]).all((0, 2))

@@ -140,7 +140,7 @@ class Tuner:
                                   if name in self._config.scalars()})
             self._ticker.tell(self._running, self._places)
             with self._progress.working("training", announce=False):
-                rounds = pool.advance()
+                rounds = pool.advance(lambda: self._stop.asked)
             for place, at in rounds.items():
                 if self._told(self._running[place], at, pool.last):
                     del self._running[place]
