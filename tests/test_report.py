@@ -620,11 +620,17 @@ def test_run_without_evaluation_is_listed_but_cannot_stand_alone(make_run, repor
         report(empty)
 
 
-def test_labels_tell_apart_runs_of_one_method_in_folders_of_one_name(make_run):
+def test_runs_of_one_method_in_folders_of_one_name_are_told_apart(make_run, report):
     runs = make_run("x/0"), make_run("y/0"), make_run("z", method="other")
     section, = group(load_runs(runs))
     assert [entry.label for entry in section.entries] == [
-        f"varshare ({runs[0]})", f"varshare ({runs[1]})", "other"]
+        "varshare (x/0)", "varshare (y/0)", "other"]
+    written, _ = report(*runs)
+    for file in (written.csv, written.curves):
+        with file.open() as lines:
+            names = [row["run"] for row in csv.DictReader(lines)]
+        assert [name for name, before in zip(names, ["", *names], strict=False)
+                if name != before] == ["x/0", "y/0", f"{runs[2].parent.name}/z"]
 
 
 def test_parts_of_one_seed_each_are_one_run(make_run, report):

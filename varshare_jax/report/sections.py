@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -125,14 +126,20 @@ def _section(suite: str, runs: Sequence[Run], labels: Sequence[str], every: Sequ
     return Section(suite, _task_names(runs), entries, measure, ranked[0].label if ranked else "")
 
 
+def folders(runs: Sequence[Run]) -> list[str]:
+    """Each run's folder, with as many of those above it as tell all of them apart."""
+    paths = [run.path.resolve() for run in runs]
+    depth = 1
+    while len({path.parts[-depth:] for path in paths}) < len(set(paths)):
+        depth += 1
+    return [str(Path(*path.parts[-depth:])) for path in paths]
+
+
 def _labels(runs: Sequence[Run]) -> list[str]:
-    """The method, with as much of the directory as tells two runs of one method apart."""
-    labels = [run.method for run in runs]
-    for qualifier in (lambda run: run.path.resolve().name, lambda run: str(run.path)):
-        shared = {label for label, count in Counter(labels).items() if count > 1}
-        labels = [f"{run.method} ({qualifier(run)})" if label in shared else label
-                  for run, label in zip(runs, labels, strict=True)]
-    return labels
+    """The method, with the folder where two runs have the same."""
+    count = Counter(run.method for run in runs)
+    return [f"{run.method} ({folder})" if count[run.method] > 1 else run.method
+            for run, folder in zip(runs, folders(runs), strict=True)]
 
 
 def _task_names(runs: Sequence[Run]) -> tuple[str, ...]:

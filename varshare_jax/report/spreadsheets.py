@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from varshare_jax.report.runs import Run
-from varshare_jax.report.sections import RETURN, Section
+from varshare_jax.report.sections import RETURN, Section, folders
 
 _RUN = ("suite", "method", "run")
 
@@ -27,24 +27,24 @@ def curves(sections: Sequence[Section]) -> str:
 
 def _scores(sections: Sequence[Section]) -> Iterator[tuple[Any, ...]]:
     for section in sections:
-        for run, final in ((entry.run, entry.run.final) for entry in section.entries):
-            if not final:
+        for run, folder in _runs(section):
+            if not (final := run.final):
                 continue
             success = final.success
-            for place, names in _places(section, run):
+            for place, names in _places(section, run, folder):
                 yield (*names, final.returns[place],
                        "" if success is None else success[place])
 
 
 def _curves(sections: Sequence[Section]) -> Iterator[tuple[Any, ...]]:
     for section in sections:
-        for run in (entry.run for entry in section.entries):
+        for run, folder in _runs(section):
             for evaluation in run.evaluations:
                 when = evaluation.env_steps, evaluation.wall_seconds
                 known = {RETURN: evaluation.returns, "success": evaluation.success}
                 for metric, values in known.items():
                     if values is not None:
-                        for place, names in _places(section, run):
+                        for place, names in _places(section, run, folder):
                             yield (*names, *when, metric, values[place])
 
 
@@ -56,9 +56,16 @@ def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return buffer.getvalue()
 
 
-def _places(section: Section, run: Run) -> Iterator[tuple[tuple[int, int], tuple[Any, ...]]]:
+def _runs(section: Section) -> Iterator[tuple[Run, str]]:
+    """Runs, and under what name in the column `run`: no two of a suite have the same."""
+    runs = [entry.run for entry in section.entries]
+    return zip(runs, folders(runs), strict=True)
+
+
+def _places(section: Section, run: Run,
+            folder: str) -> Iterator[tuple[tuple[int, int], tuple[Any, ...]]]:
     """Every index into [S, M], and what names it."""
-    names = tuple(map(_inert, (run.suite, run.method, run.path.resolve().name)))
+    names = tuple(map(_inert, (run.suite, run.method, folder)))
     for s, seed in enumerate(run.seeds):
         for m, task in enumerate(section.task_names):
             yield (s, m), (*names, seed, _inert(task))
