@@ -101,8 +101,8 @@ def _similarity(section: Section) -> Iterator[str | Heading]:
                 f"seeds. 1: two tasks pull the shared weights the same way; 0: unrelated ways; "
                 f"below: opposite ways.{none}")
     between = [cosines[~np.eye(tasks, dtype=bool)] for cosines in means.values()]
-    known = np.concatenate(between)[np.isfinite(np.concatenate(between))] if means else []
-    limits = (min(0.0, *known, 0.0), max(*known, 0.1, 0.0)) if len(known) else (0.0, 1.0)
+    known = [cosine for cosine in np.concatenate([[], *between]) if np.isfinite(cosine)]
+    limits = (min(0.0, *known), max(0.1, *known)) if known else (0.0, 1.0)
     yield side_by_side((
         image(to_svg(comparison_figures.task_similarity(label, cosines, section.task_names,
                                                         limits)),

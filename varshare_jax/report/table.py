@@ -48,7 +48,8 @@ def to_text(table: Table) -> str:
 
 def decimals(section: Section) -> int:
     """Decimals for the scores of a section, the same in all of its tables."""
-    return digits_of(max((abs(entry.scores).max() for entry in section.scored), default=0.0))
+    return digits_of(max((float(np.max(np.abs(entry.scores))) for entry in section.scored),
+                         default=0.0))
 
 
 def digits_of(largest: float) -> int:

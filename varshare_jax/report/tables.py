@@ -184,7 +184,7 @@ def _worst(entry: Entry, section: Section, digits: int) -> Cell:
     if not entry.scores.size:
         return Cell(ABSENT)
     means = entry.scores.mean(axis=0)
-    worst = int(means.argmin())
+    worst = int(np.argmin(means))
     return Cell(f"{fixed(means[worst], digits)} ({section.task_names[worst]})")
 
 

@@ -89,7 +89,7 @@ def _recompute(env, version, vector, before, after, action):
 
 
 def _relative(ours: jax.Array, theirs: np.ndarray) -> float:
-    return float((np.abs(ours - theirs) / np.maximum(np.abs(theirs), 1)).max())
+    return float(np.max(np.abs(ours - theirs) / np.maximum(np.abs(theirs), 1)))
 
 
 def actions(original: Original, scripted: bool, steps: int, rng: np.random.Generator,

@@ -99,7 +99,7 @@ class Pool:
         for place, at in self.busy.items():
             counts[place] = self.ends[at.rounds + 1] - at.update
         losses = []
-        for update in range(counts.max()):
+        for update in range(int(np.max(counts))):
             if asked():
                 return {}
             one = (update < counts).astype(np.int32)
@@ -109,7 +109,7 @@ class Pool:
         found = {}
         for place, at in self.busy.items():
             bad = ~np.isfinite(loss[place, :, :counts[place]]).all((0, 2))
-            diverged = at.update + int(bad.argmax()) if bad.any() else None
+            diverged = at.update + int(np.argmax(bad)) if bad.any() else None
             at.rounds, at.update = at.rounds + 1, at.update + int(counts[place])
             found[place] = diverged
         played = self._returns()

@@ -27,7 +27,7 @@ def polytope(points: np.ndarray, faces: int) -> np.ndarray:
     areas = np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2
     found, left = [], areas.copy()
     while left.any():
-        largest = normals[left.argmax()]
+        largest = normals[np.argmax(left)]
         same = (normals @ largest > _JOINED) & (left > 0)
         found.append((left[same].sum(), largest))
         left[same] = 0
