@@ -247,7 +247,8 @@ def test_divergence_is_seen_and_stays_in_its_place(pool):
 
 
 def test_every_trial_is_told_once_and_the_best_is_chosen(fake, plan, capsys):
-    loaded = plan(SMALL + "methods = ['hard_sharing', 'one_hot']\n"
+    # A rate that the space does not hold: the first two claims, which draw, share a pool.
+    loaded = plan(SMALL + "methods = ['hard_sharing', 'one_hot']\nppo.learning_rate = 0.5\n"
                   "space.network.hidden = {choices=[[8], [4]]}", search={"pruner": "none"})
     written = tuner.search(loaded)
     rows = list(csv.DictReader(written.trials.open()))
@@ -322,9 +323,9 @@ def test_the_plans_own_settings_are_tried_first_and_once(plan, worker):
             "space.network.hidden = {choices=[[4], [8]]}")
     loaded = plan(text, search={"pruner": "none"})
     one, two = (study_of(loaded, worker(), storage) for _ in range(2))
-    # The second looked before the first one wrote.
-    two._study.enqueue_trial({"ppo.learning_rate": 0.003, "network.hidden": "8"}, {"given": True})
-    one._study.enqueue_trial({"ppo.learning_rate": 0.003, "network.hidden": "8"}, {"given": True})
+    for each in (two, one):  # the second looked before the first one wrote
+        each._study.enqueue_trial({"ppo.learning_rate": 0.003, "network.hidden": "8"},
+                                  {"given": True})
     claims = [one.claim(), two.claim(), one.claim()]
     assert [claim.values == {"ppo.learning_rate": 0.003, "network.hidden": (8,)}
             for claim in claims] == [True, False, False]

@@ -6,6 +6,7 @@ it is loaded for running, not when plans are listed.
 """
 
 import dataclasses
+import functools
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -187,11 +188,12 @@ def _runs(path: Path, tree: Mapping[str, Any], keys: Mapping[str, Any], out: Pat
     for name in only:
         if name not in (*variants, *cases):
             raise unknown("--only", name, [*variants, *cases])
+    read_tuned = functools.cache(functools.partial(_read_tuned, path))
     found = []
     for case in _wanted(cases, only) or [""]:
         table = cases.get(case, {})
         own = _checked(table, CASE_KEYS, f"{file}: case {case}: ")
-        tuned_by = _read_tuned(path, own.get("tuned", keys.get("tuned")))
+        tuned_by = read_tuned(own.get("tuned", keys.get("tuned")))
         for variant in _wanted(variants, only):
             name = str(Path(case, variant))
             found.append(_planned(file, name, tree, _settings(table, CASE_KEYS), variants[variant],
