@@ -100,8 +100,7 @@ class _Run:
         self.progress = self.record.progress
         self.suite.tracing = self.progress.say
         self.seeds = self.record.seeds[together.mine]
-        tasks = self.suite.num_tasks if self.suite.splits else 1
-        self.layout = Layout.choose(len(self.seeds), tasks)
+        self.layout = Layout.choose(*self.suite.divisible(len(self.seeds)))
         self.compile_seconds, self.presets, self.finished = 0.0, presets, finished
 
     def execute(self, leave: Callable[[], None] | None) -> Result:

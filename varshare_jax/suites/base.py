@@ -34,9 +34,8 @@ class Suite(abc.ABC):
     `observation_size` D, `action_space`, `horizon` (steps after which every episode has
     ended), `has_success`, `reference` (the implementation that this one must agree with),
     `compiler_options` (of XLA, for whatever steps this suite), `tracing` (if set, suites that
-    compile for minutes tell it how far JAX's tracing has come), `splits` (whether XLA may split
-    the tasks over devices; not where each has a program of its own), `score_range` (None where it
-    is not known), `task_parameters` (what tasks differ in, physical quantities [M] by name).
+    compile for minutes tell it how far JAX's tracing has come), `score_range` (None where it is not
+    known), `task_parameters` (what tasks differ in, physical quantities [M] by name).
     """
 
     name: str
@@ -46,7 +45,6 @@ class Suite(abc.ABC):
     action_space: Discrete | Continuous
     horizon: int
     has_success: ClassVar[bool] = False
-    splits: ClassVar[bool] = True
     reference: str
     score_range: ScoreRange | None = None
     compiler_options: Mapping[str, Any] = MappingProxyType({})
@@ -67,6 +65,10 @@ class Suite(abc.ABC):
     def action_sizes(self) -> tuple[int, ...]:
         """Actions of each task, [M], all of the space unless set; only the first ones are taken."""
         return (self.action_space.outputs,) * self.num_tasks
+
+    def divisible(self, seeds: int) -> tuple[int, int]:
+        """(seeds, tasks) that XLA may split over devices; 1 for what must stay together."""
+        return seeds, self.num_tasks
 
     @property
     def alike(self) -> bool:

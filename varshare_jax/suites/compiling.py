@@ -4,6 +4,8 @@ from typing import Any
 
 import jax
 
+JAX = tuple(map(int, jax.__version__.split(".")[:2]))
+
 
 def compiler_options() -> dict[str, Any]:
     """What `jax.jit` of anything that steps MJX or brax must be given as `compiler_options`.
@@ -12,7 +14,6 @@ def compiler_options() -> dict[str, Any]:
     over and over: Meta-World's arm never finishes, and brax's robots compile for twice as long
     and run slower. jax 0.11 neither does so nor knows the option.
     """
-    version = tuple(map(int, jax.__version__.split(".")[:2]))
-    if jax.default_backend() != "cpu" or version >= (0, 11):
+    if jax.default_backend() != "cpu" or JAX >= (0, 11):
         return {}
     return {"xla_cpu_use_fusion_emitters": False}

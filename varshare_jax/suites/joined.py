@@ -20,8 +20,6 @@ class JoinedSuite(Suite):
     may hold floats, flags and integers below 2²⁴.
     """
 
-    splits = False
-
     def __init__(self, name: str, version: str, reference: str, parts: Mapping[str, Suite]):
         self.name, self.version, self.reference = name, version, reference
         self.task_names, self._parts = tuple(parts), tuple(parts.values())
@@ -35,6 +33,10 @@ class JoinedSuite(Suite):
                          for state in states]
         self._width = max(sum(math.prod(x.shape) for x in jax.tree.leaves(layout))
                           for layout in self._layouts)
+
+    def divisible(self, seeds):
+        """Not the tasks, which have programs of their own."""
+        return seeds, 1
 
     def choose(self, tasks):
         chosen = super().choose(tasks)

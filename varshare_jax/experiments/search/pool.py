@@ -65,8 +65,7 @@ class Pool:
         self.busy: dict[int, _Place] = {}
         self._progress = progress
         self._state: TrainState | None = None
-        suite = self.problem.suite
-        self._layout = Layout.choose(places * self.seeds, suite.num_tasks if suite.splits else 1)
+        self._layout = Layout.choose(*self.problem.suite.divisible(places * self.seeds))
         self._init = jax.jit(functools.partial(jax.lax.map, lambda x: self.learner.init(*x)))
         self._compile()
 
