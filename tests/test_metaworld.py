@@ -171,6 +171,100 @@ def test_cylinders_touch_boxes_where_they_overlap_least():
     assert np.max(sooner) < 2e-3  # a corner in a rim
 
 
+PAIR = """<mujoco><worldbody>
+<body><freejoint/><geom type="{}" size="{}" margin=".001"/></body>
+<body><freejoint/><geom type="box" size=".045 .003 .015"/></body></worldbody></mujoco>"""
+
+
+def touching_pairs(kind, size, count, tilts, sides):
+    """Poses in which a geom and one of a box's `sides` overlap by up to 3 mm or are less than 1 mm
+    apart, tilted by a draw of `tilts`: MuJoCo's model and its data, one by one.
+    """
+    rng, model = np.random.default_rng(0), mujoco.MjModel.from_xml_string(PAIR.format(kind, size))
+    data, turned = mujoco.MjData(model), np.zeros(4)
+    for _ in range(count):
+        start, tilt = rng.normal(size=4), rng.choice(tilts)
+        data.qpos[3:7] = start / np.linalg.norm(start)
+        about_z = rng.uniform(0, np.pi)
+        step = np.array([np.cos(about_z), 0, 0, np.sin(about_z)]) + tilt * rng.normal(size=4)
+        mujoco.mju_mulQuat(turned, data.qpos[3:7], step / np.linalg.norm(step))
+        data.qpos[10:14] = turned
+        mujoco.mj_fwdPosition(model, data)
+        normal, side = data.geom_xmat[1].reshape(3, 3)[:, rng.choice(sides)], rng.normal(size=3)
+        side = 0.01 * (side - (side @ normal) * normal)
+        near, far = 0.0, 0.2
+        for _ in range(30):
+            data.qpos[7:10] = side + (near + far) / 2 * normal
+            mujoco.mj_fwdPosition(model, data)
+            near, far = ((near + far) / 2, far) if data.ncon else (near, (near + far) / 2)
+        data.qpos[7:10] = side + (near - rng.uniform(1e-4, 4e-3)) * normal
+        mujoco.mj_fwdPosition(model, data)
+        if data.ncon:
+            yield model, data
+
+
+def ours_and_theirs(kind, size, count, tilts, sides=(0, 1, 2)):
+    """Contacts of the pairs above in both: numbers [P] of each, errors [P, 3] of the deepest one's
+    distance, of the normal, and of the position that is worst matched.
+    """
+    from mujoco import mjx
+    from mujoco.mjx._src import collision_driver
+
+    rows, contacts = [], None
+    for model, data in touching_pairs(kind, size, count, tilts, sides):
+        if contacts is None:
+            ready, blank = mjx.put_model(model), mjx.make_data(model)
+            contacts = jax.jit(lambda pos, mat: collision_driver.collision(
+                ready, blank.replace(geom_xpos=pos, geom_xmat=mat))._impl.contact)  # noqa: B023
+        found = contacts(jnp.asarray(data.geom_xpos, jnp.float32),
+                         jnp.asarray(data.geom_xmat.reshape(-1, 3, 3), jnp.float32))
+        there = np.asarray(found.dist) < found.includemargin
+        points = np.asarray(found.pos)[there]
+        if not len(points):
+            rows.append((0, data.ncon, 1, 1, 1))
+            continue
+        missed = [np.linalg.norm(points - c.pos, axis=1).min() for c in data.contact]
+        rows.append((len(points), data.ncon,
+                     abs(found.dist[there].min() - min(c.dist for c in data.contact)),
+                     np.abs(found.frame[there][0, 0] - data.contact[0].frame[:3]).max(),
+                     max(missed)))
+    return np.array(rows).T
+
+
+def test_boxes_touch_as_in_mujoco_from_their_margin_on():
+    """As many points, as deep and in the same places, of faces, edges and corners."""
+    with collisions.ours():
+        ours, theirs, depth, normal, place = ours_and_theirs(
+            "box", ".02 .01 .03", 300, [0, 0.003, 0.02, 1])
+    assert len(np.unique(theirs)) > 4, "from a corner to two whole faces"
+    assert (ours == theirs).mean() > 0.98
+    assert np.quantile(depth, 0.98) < 2e-6
+    assert np.quantile(normal, 0.97) < 1e-3
+    assert np.quantile(place, 0.97) < 1e-4
+
+
+def test_cylinders_lie_on_boxes_as_in_mujoco_from_their_margin_on():
+    """On their side: with its contacts after small turns too, three of them at the lower end."""
+    with collisions.ours():
+        ours, theirs, depth, normal, place = ours_and_theirs(
+            "cylinder", ".02 .02", 200, [0.003, 0.05, 0.3], sides=(0, 1))
+    assert (theirs > 2).mean() > 0.5
+    assert (ours == theirs).mean() > 0.8
+    assert np.quantile(depth, 0.95) < 5e-6
+    assert np.quantile(normal, 0.9) < 5e-3
+    assert np.median(place) < 1e-4
+
+
+def test_capsules_touch_boxes_from_their_margin_on():
+    """MJX has one contact where MuJoCo has two along an edge."""
+    with collisions.ours():
+        ours, theirs, depth, _, place = ours_and_theirs("capsule", ".01 .02", 200, [0.003, 0.05, 1])
+    assert (ours > 0).mean() > 0.9
+    assert (ours == theirs).mean() > 0.7
+    assert np.median(depth) < 1e-6
+    assert np.median(place) < 1e-4
+
+
 EDGE = """<mujoco><worldbody><geom type="box" size=".1 .1 .1"/>
 <body pos="0 0 .147" euler="30 0 0"><freejoint/><geom type="box" size=".05 .06 .02"/></body>
 </worldbody></mujoco>"""

@@ -4,7 +4,10 @@ from typing import Any
 
 import jax
 
-JAX = tuple(map(int, jax.__version__.split(".")[:2]))
+
+def jax_version() -> tuple[int, ...]:
+    """Its first two numbers."""
+    return tuple(map(int, jax.__version__.split(".")[:2]))
 
 
 def compiler_options() -> dict[str, Any]:
@@ -14,6 +17,6 @@ def compiler_options() -> dict[str, Any]:
     over and over: Meta-World's arm never finishes, and brax's robots compile for twice as long
     and run slower. jax 0.11 neither does so nor knows the option.
     """
-    if jax.default_backend() != "cpu" or JAX >= (0, 11):
+    if jax.default_backend() != "cpu" or jax_version() >= (0, 11):
         return {}
     return {"xla_cpu_use_fusion_emitters": False}

@@ -9,12 +9,11 @@ bodies without joints are not fused: what that rounds differently is millimetres
 - visual geoms, unused meshes and materials go; inertias are frozen first, so no mass changes;
 - bodies without joints are fused with their parents: 13 bodies remain of 34, the motion is the
   same to rounding;
-- MJX has no cylinder–box collision: `collisions` has one, for the door's bars; the button's discs
-  become prisms of eight sides, other cylinders boxes of their radius;
+- MJX has no collision of cylinders with boxes and meshes, and others than MuJoCo of boxes: those
+  of `collisions` and `boxes` are used;
 - the one colliding mesh, the gripper's base, becomes its bounding box, and beside it a polytope of
   its largest faces for what hooks into it: handles and the door;
 - the base keeps its contacts' softness: that of its own body, not of the one it is fused with;
-- the margin at which fingers touch becomes part of their size: MJX finds no contact before that;
 - the table is a plane (nothing leaves it: the original has walls around it) and the floor goes;
 - pairs that never touch are not tested: finger against finger, a scene's fixed part against its
   moving one unless `_TOUCHING` lists it (they were counted in random and scripted episodes);
@@ -55,8 +54,6 @@ _TOUCHING = {
     "sawyer_window_horizontal": Touching((("", 0), ("", 2)),
                                          (("windowb_a", 5), ("windowb_a", 6))),
 }
-_ROUND = ("door_link",)  # its cylinders stay cylinders; of others, some become prisms, most boxes
-_DISCS = ("button", 1), ("button", 2)
 _PRESSED = ("sawyer_button_press_topdown",)
 
 
@@ -70,8 +67,6 @@ class Settings:
     max_contact_points: int = 16
     pressed_contact_points: int = 32  # where fingers press something against a stop
     base_faces: int = 30  # of the polytope around the gripper's base, beside six; 0: its box alone
-    prism_sides: int = 8  # of what stands in for discs; 0: a box
-    skin: bool = True  # fingers as much thicker as MuJoCo's margin lets them touch early
     table: str = "plane"  # or box
     cone: str = "elliptic"  # or pyramidal
 
@@ -227,11 +222,9 @@ def _convert(spec: Any, geom: Any, index: int, scene: str, settings: Settings) -
     if bits is None:
         spec.delete(geom)
         return
-    shape = _stand_in(spec, model, index, settings)
+    shape = _stand_in(model, index, settings)
     kept = {key: getattr(model, f"geom_{key}")[index]
             for key in ("friction", "solref", "solimp", "margin", "solmix")}
-    if settings.skin:
-        shape["size"], kept["margin"] = shape["size"] + kept["margin"], 0.0
     body, name = geom.parent, geom.name or f"geom_{index}"
     add = functools.partial(body.add_geom, condim=_CONDIM, **kept)
     spec.delete(geom)
@@ -247,22 +240,14 @@ def _convert(spec: Any, geom: Any, index: int, scene: str, settings: Settings) -
     add(name=name, contype=touches, conaffinity=touched, **shape)
 
 
-def _stand_in(spec: Any, model: Any, index: int, settings: Settings) -> dict[str, Any]:
+def _stand_in(model: Any, index: int, settings: Settings) -> dict[str, Any]:
     """The shape of a geom of the original as MJX can collide it: attributes of a geom."""
     import mujoco
 
     kinds, kind, size = mujoco.mjtGeom, model.geom_type[index], model.geom_size[index].copy()
     shape = {"type": kind, "size": size, "pos": model.geom_pos[index],
              "quat": model.geom_quat[index]}
-    body = model.body(model.geom_bodyid[index]).name
-    if kind == kinds.mjGEOM_CYLINDER and body not in _ROUND:
-        radius, half = size[:2]
-        if (body, _index_within(model, index)) not in _DISCS or not settings.prism_sides:
-            return shape | {"type": kinds.mjGEOM_BOX, "size": size[[0, 0, 1]]}
-        vertices = shapes.prism(radius, half, settings.prism_sides)
-        mesh = spec.add_mesh(name=f"prism_{index}", uservert=vertices.flatten())
-        return shape | {"type": kinds.mjGEOM_MESH, "meshname": mesh.name}
-    if body == "tablelink" and settings.table == "plane":
+    if model.body(model.geom_bodyid[index]).name == "tablelink" and settings.table == "plane":
         return shape | {"type": kinds.mjGEOM_PLANE, "pos": shape["pos"] + [0, 0, size[2]],
                         "quat": [1, 0, 0, 0]}
     if kind == kinds.mjGEOM_MESH:

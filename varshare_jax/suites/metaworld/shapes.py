@@ -5,14 +5,6 @@ import numpy as np
 _JOINED = np.cos(np.radians(6))  # of facets whose normals are nearer to each other
 
 
-def prism(radius: float, half: float, sides: int) -> np.ndarray:
-    """Vertices [2 sides, 3] of an upright prism with a cylinder's height and volume."""
-    angles = 2 * np.pi * (np.arange(sides) + 0.5) / sides
-    radius = radius * np.sqrt(2 * np.pi / (sides * np.sin(2 * np.pi / sides)))
-    ring = radius * np.stack([np.cos(angles), np.sin(angles)], 1)
-    return np.concatenate([np.insert(ring, 2, end, 1) for end in (-half, half)])
-
-
 def polytope(points: np.ndarray, faces: int) -> np.ndarray:
     """Vertices [V, 3] of a polytope around points [P, 3] that touches their hull with every face.
 
