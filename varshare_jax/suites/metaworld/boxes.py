@@ -100,8 +100,7 @@ def _faces_touch(face: jax.Array, turn: jax.Array, center: jax.Array, a: jax.Arr
     halfway = points.at[:, 2].add(-side * height / 2)[places]
     position = jnp.zeros_like(halfway).at[:, order].set(halfway)
     normal = jnp.where(swap, -side, side) * to_own[:, k]
-    return distance, position @ (jnp.where(swap, to_own, jnp.eye(3))).T + jnp.where(
-        swap, center, 0), normal
+    return distance, position @ to_own.T + jnp.where(swap, center, 0), normal
 
 
 def _clipped(middle: jax.Array, spans: jax.Array, limits: jax.Array

@@ -47,7 +47,7 @@ def ours() -> Iterator[None]:
     table.update({
         (cylinder, box): collision_convex.collider(ncon=_TURNS + 1)(cylinder_box),
         (cylinder, mesh): collision_convex.collider(ncon=1)(cylinder_convex),
-        (box, box): _boxes, (box, mesh): once(before[box, mesh]),
+        (box, box): _finds(boxes.NUM_CONTACTS, _boxes), (box, mesh): once(before[box, mesh]),
         (capsule, box): from_margin(before[capsule, box])})
     try:
         yield
@@ -69,7 +69,10 @@ def _boxes(model: Any, data: Any, key: Any, geom: jax.Array
     return distance, position, frame
 
 
-vars(_boxes)["ncon"] = boxes.NUM_CONTACTS  # where MJX looks for it
+def _finds(count: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` with the number of contacts that it finds of a pair, where MJX looks for it."""
+    vars(function)["ncon"] = count
+    return function
 
 
 def from_margin(function: Any) -> Callable[..., Any]:
@@ -86,8 +89,7 @@ def from_margin(function: Any) -> Callable[..., Any]:
             geom_xpos=data.geom_xpos[sides], geom_xmat=data.geom_xmat[sides]), key, apart)
         return distance + early, position - early[:, None] / 2 * frame[:, 0], frame
 
-    vars(collide)["ncon"] = function.ncon
-    return collide
+    return _finds(function.ncon, collide)
 
 
 def once(function: Any) -> Callable[..., Any]:
@@ -104,8 +106,7 @@ def once(function: Any) -> Callable[..., Any]:
         again = (same & before).any(2)
         return jnp.where(again.ravel(), APART, distance), position, frame
 
-    vars(collide)["ncon"] = count  # where MJX looks for it
-    return collide
+    return _finds(count, collide)
 
 
 @jax.default_matmul_precision("highest")  # depths are millimetres of coordinates
