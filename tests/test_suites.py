@@ -1,5 +1,8 @@
 """Suites against the environments they stand for."""
 
+import subprocess
+import sys
+
 import gymnasium
 import jax
 import jax.numpy as jnp
@@ -122,3 +125,21 @@ def test_random_returns_are_those_of_random_actions():
     assert done.all()
     np.testing.assert_allclose(total.mean(1), suite.score_range.random, rtol=0.1)
     assert suite.score_range.target == (500.0,) * 10
+
+
+def test_cartpoles_import_nothing_that_draws():
+    """gymnax would import seaborn, and that SciPy and pandas; what it draws with comes late."""
+    code = """
+import sys
+from varshare_jax import suites
+from varshare_jax.suites.gymnax import library
+suites.make("cartpole10")
+print(sorted({"seaborn", "pandas", "matplotlib.pyplot"} & sys.modules.keys()))
+pong = library().environments.misc.pong
+print(len(pong.sns.color_palette("cubehelix", 3)), pong.plt.figure.__module__)
+import seaborn
+print(pong.sns.color_palette is seaborn.color_palette, library() is sys.modules["gymnax"])
+"""
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                           timeout=60, check=False)
+    assert shown.stdout == "[]\n3 matplotlib.pyplot\nTrue True\n", shown.stderr

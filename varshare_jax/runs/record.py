@@ -156,7 +156,8 @@ class Record:
         `variables` are the final ones [S, ...], `scores` those of the last evaluation [S, M].
         """
         config, suite, network = self.problem.config, self.suite, self.problem.network
-        seconds, one_seed = self.wall_seconds, jax.tree.map(lambda x: x[0], variables)
+        one_seed = jax.tree.map(lambda x: x[0], jax.device_get(variables))
+        seconds = self.wall_seconds
         return plain({
             "suite": config.suite, "method": config.method, "algorithm": config.algorithm,
             "num_seeds": config.num_seeds, "total_steps": config.total_steps,

@@ -103,8 +103,8 @@ class Suite(abc.ABC):
 
     def bytes_per_env(self) -> float:
         """Memory that one env takes, the mean over tasks, for estimates before compiling."""
-        keys = jax.random.split(jax.random.key(0), (self.num_tasks, 1))
-        leaves = jax.tree.leaves(jax.eval_shape(self.reset, keys))
+        leaves = jax.tree.leaves(jax.eval_shape(
+            lambda: self.reset(jax.random.split(jax.random.key(0), (self.num_tasks, 1)))))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / self.num_tasks
 
     def gymnasium_env(self, task: int) -> Any:

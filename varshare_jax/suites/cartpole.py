@@ -6,10 +6,9 @@ gymnax keeps two derived parameters that must follow a task's masses and length.
 
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
+import numpy as np
 
-from varshare_jax.suites.gymnax import GymnaxSuite
+from varshare_jax.suites.gymnax import GymnaxSuite, library, same_for_all
 
 VERSION = "1"
 
@@ -56,9 +55,9 @@ TASKS = (
 
 def env_params(tasks: tuple[CartPoleTask, ...], default):
     """gymnax EnvParams with leaves [M], the derived fields recomputed."""
-    column = {field: jnp.array([getattr(task, field) for task in tasks]) for field in _QUANTITIES}
-    batched = jax.tree.map(lambda x: jnp.full(len(tasks), x), default)
-    return batched.replace(
+    column = {field: np.array([getattr(task, field) for task in tasks], np.float32)
+              for field in _QUANTITIES}
+    return same_for_all(default, len(tasks)).replace(
         length=column["pole_length"], masscart=column["cart_mass"],
         masspole=column["pole_mass"], gravity=column["gravity"], force_mag=column["force"],
         total_mass=column["cart_mass"] + column["pole_mass"],
@@ -77,9 +76,7 @@ class CartPoleSuite(GymnaxSuite):
 
     def _environment(self) -> tuple[Any, Any]:
         """The environment of all tasks and its parameters, before a task's own are set."""
-        import gymnax  # importing it starts JAX, see devices.use_cpu_cores
-
-        return gymnax.make("CartPole-v1")
+        return library().make("CartPole-v1")
 
     def render(self, state, task):
         from varshare_jax.suites.cartpole_drawing import draw

@@ -6,14 +6,11 @@ Horizons are theirs. docs/suites.md lists what differs.
 
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
 from varshare_jax.suites import cartpole
 from varshare_jax.suites.base import ScoreRange, Suite
 from varshare_jax.suites.car_on_hill import CarOnHill
 from varshare_jax.suites.car_on_hill import Params as HillParams
-from varshare_jax.suites.gymnax import GymnaxSuite
+from varshare_jax.suites.gymnax import GymnaxSuite, library, same_for_all
 from varshare_jax.suites.inverted_pendulum import InvertedPendulum
 from varshare_jax.suites.inverted_pendulum import Params as PendulumParams
 from varshare_jax.suites.joined import JoinedSuite
@@ -51,13 +48,10 @@ def make() -> JoinedSuite:
 
 
 def _of_gymnax(env_id: str) -> Suite:
-    import gymnax  # importing it starts JAX, see devices.use_cpu_cores
-
-    env, params = gymnax.make(env_id)
+    env, params = library().make(env_id)
     return _alone(env_id, env, params.replace(max_steps_in_episode=_LONG))
 
 
 def _alone(name: str, env: Any, params: Any) -> Suite:
     """A suite of one task."""
-    batched = jax.tree.map(lambda x: jnp.asarray(x)[None], params)
-    return GymnaxSuite(name, VERSION, env, batched, (name,), name)
+    return GymnaxSuite(name, VERSION, env, same_for_all(params, 1), (name,), name)

@@ -1,20 +1,56 @@
 """Suites of gymnax environments: one environment with different parameters per task."""
 
+import importlib
+import sys
+from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from varshare_jax.errors import UserError, unknown
 from varshare_jax.suites.base import Suite
 from varshare_jax.types import Continuous, Discrete, Step
 
+_DRAWING = ("seaborn", "matplotlib.pyplot")
+
+
+class _Later(ModuleType):
+    """A module that is imported when something of it is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what imports ask about
+            raise AttributeError(name)
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def library() -> Any:
+    """The package gymnax, which imports what it draws with when it draws.
+
+    That is six sevenths of its import, a second or two of every start. Importing it starts JAX,
+    see `devices.use_cpu_cores`.
+    """
+    later = {name: _Later(name) for name in _DRAWING if name not in sys.modules}
+    sys.modules.update(later)
+    try:
+        return importlib.import_module("gymnax")
+    finally:
+        for name in later:
+            del sys.modules[name]
+
+
+def same_for_all(params: Any, tasks: int) -> Any:
+    """EnvParams with leaves [M], the same for every task; by NumPy, since each operation of JAX is
+    a program to compile."""
+    return jax.tree.map(lambda x: np.full((tasks, *np.shape(x)), x, jnp.result_type(x)), params)
+
 
 class GymnaxSuite(Suite):
     """M copies of a gymnax environment (Lange 2022), each with its own parameters.
 
-    `params` is gymnax's EnvParams with leaves [M]. Observations are flattened. Continuous
-    actions in [-1, 1] are mapped to the environment's bounds.
+    `params` is gymnax's EnvParams with leaves [M], as `same_for_all` makes them. Observations are
+    flattened. Continuous actions in [-1, 1] are mapped to the environment's bounds.
     """
 
     def __init__(self, name: str, version: str, env: Any, params: Any,
@@ -30,13 +66,13 @@ class GymnaxSuite(Suite):
             self._low, self._high = jnp.asarray(space.low), jnp.asarray(space.high)
             self.action_space = Continuous(max(1, int(jnp.prod(jnp.array(space.shape)))))
             self._action_shape = space.shape
-        obs = jax.eval_shape(env.reset_env, jax.random.key(0), one)[0]
+        obs = jax.eval_shape(lambda: env.reset_env(jax.random.key(0), one))[0]
         self.observation_size = max(1, obs.size)
-        self.horizon = int(jnp.max(params.max_steps_in_episode))
+        self.horizon = int(np.max(params.max_steps_in_episode))
 
     def choose(self, tasks):
         chosen = super().choose(tasks)
-        chosen._params = jax.tree.map(lambda x: x[jnp.array(tasks)], self._params)
+        chosen._params = jax.tree.map(lambda x: x[np.array(tasks)], self._params)
         return chosen
 
     def reset(self, keys):
@@ -78,16 +114,14 @@ def single(env_id: str) -> GymnaxSuite:
 
     Raises UserError where gymnax has no such environment or its spaces are not supported.
     """
-    import gymnax  # importing it starts JAX, see devices.use_cpu_cores
-    from gymnax.environments import spaces
-
+    gymnax = library()
     registered = gymnax.registered_envs
     if env_id not in registered:
         raise unknown("--suite", f"gymnax:{env_id}", [f"gymnax:{name}" for name in registered])
     env, params = gymnax.make(env_id)
-    space = env.action_space(params)
-    if not isinstance(space, spaces.Discrete | spaces.Box):
+    space, known = env.action_space(params), gymnax.environments.spaces
+    if not isinstance(space, known.Discrete | known.Box):
         raise UserError(f"--suite=gymnax:{env_id}: its action space is {type(space).__name__}; "
                         f"supported: Discrete, Box")
-    batched = jax.tree.map(lambda x: jnp.asarray(x)[None], params)
-    return GymnaxSuite(f"gymnax:{env_id}", "1", env, batched, (env_id,), f"gymnax {env_id}")
+    return GymnaxSuite(f"gymnax:{env_id}", "1", env, same_for_all(params, 1), (env_id,),
+                       f"gymnax {env_id}")
