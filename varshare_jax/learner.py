@@ -23,6 +23,7 @@ from varshare_jax.methods.base import Metrics
 from varshare_jax.methods.lifting import MultiTaskNetwork
 from varshare_jax.settings import flag_value, leaves
 from varshare_jax.suites.base import Suite
+from varshare_jax.suites.compiling import run_once
 from varshare_jax.types import (
     LEFT_OUT,
     Continuous,
@@ -30,6 +31,7 @@ from varshare_jax.types import (
     TrainState,
     is_shared,
     lead,
+    over_seeds,
     present,
 )
 
@@ -191,7 +193,23 @@ class Learner:
         each = list(map(self._scalars, members))
         vectors = {name: jnp.float32([values[name] for values in each])
                    for name in each[0]} | (scalars or {})
-        return jax.jit(functools.partial(jax.lax.map, lambda x: self.init(*x)))((keys, vectors))
+        return self.start(keys, vectors)
+
+    def start(self, keys: jax.Array, scalars: dict[str, jax.Array]) -> TrainState:
+        """`init` of members with keys and scalars [S], leaves [S, ...].
+
+        Called, rather than traced, it is compiled without optimisations: it runs once.
+        """
+        if isinstance(keys, jax.core.Tracer):  # XLA's options are a whole program's
+            return self._start(keys, scalars)
+        return self._start_at_once(keys, scalars)
+
+    def _start(self, *members: Any) -> TrainState:
+        return jax.lax.map(lambda member: self.init(*member), members)
+
+    @functools.cached_property
+    def _start_at_once(self) -> Callable[..., TrainState]:
+        return jax.jit(self._start, compiler_options=run_once())
 
     def _scalars(self, member: Config) -> dict[str, float]:
         """The traced values of a config, and which task it leaves out: the first of several."""
@@ -207,15 +225,15 @@ class Learner:
         each seed's own. Small problems run all seeds in step; large ones (on a CPU) a few at a
         time, which stay in its caches.
         """
-        run: Callable[[Any], tuple[TrainState, Metrics]] = functools.partial(self._run_chunk, count)
-        each: Any = state
-        if jnp.ndim(count):
-            run, each = (lambda seed: self._run_chunk(*seed)), (count, state)
-        seeds = state.update.shape[0]
+        seeds = len(state.update)
         at_once = self.seeds_at_once(seeds)
+        run = functools.partial(self._run_chunk, apart=bool(jnp.ndim(count)))
         if at_once == seeds:  # a loop of one step would be compiled as any other
-            return jax.vmap(run)(each)
-        return jax.lax.map(run, each, batch_size=at_once)
+            return run(state, count)
+        parts = jax.tree.map(lambda x: x.reshape(-1, at_once, *x.shape[1:]),
+                             (state, jnp.broadcast_to(count, seeds)))
+        done = jax.lax.map(lambda part: run(*part), parts)
+        return jax.tree.map(lambda x: x.reshape(seeds, *x.shape[2:]), done)
 
     def seeds_at_once(self, seeds: int) -> int:
         """How many of the `seeds` on one device are vmapped together.
@@ -228,19 +246,28 @@ class Learner:
         fit = max(1, _ENVS_IN_STEP // envs)
         return max(d for d in range(1, seeds + 1) if seeds % d == 0 and d <= fit)
 
-    def _run_chunk(self, count: jax.Array, state: TrainState) -> tuple[TrainState, Metrics]:
-        shapes = jax.eval_shape(self.update, state)[1]
-        chunk = min(self.problem.config.run.log_every, self.problem.num_updates)
-        metrics = jax.tree.map(lambda m: jnp.full((chunk, *m.shape), jnp.nan, m.dtype), shapes)
+    def _run_chunk(self, state: TrainState, count: jax.Array,
+                   apart: bool) -> tuple[TrainState, Metrics]:
+        """`update_many` of seeds that run in step, unless they stop `apart`."""
+        seeds, problem = len(state.update), self.problem
+        chunk = min(problem.config.run.log_every, problem.num_updates)
+        update = jax.jit(over_seeds(self.update))  # traces once for the shapes and the loop
+        shapes = jax.eval_shape(update, state)[1]
+        metrics = jax.tree.map(
+            lambda m: jnp.full((seeds, chunk, *m.shape[1:]), jnp.nan, m.dtype), shapes)
 
         def body(i, carry):
             state, metrics = carry
-            state, new = self.update(state)
-            return state, jax.tree.map(
-                lambda buffer, m: jax.lax.dynamic_update_index_in_dim(buffer, m, i, 0),
+            after, new = update(state)
+            if apart and seeds > 1:
+                runs = i < count
+                after = jax.tree.map(lambda x, old: jnp.where(lead(runs, x), x, old), after, state)
+                new = jax.tree.map(lambda m: jnp.where(lead(runs, m), m, jnp.nan), new)
+            return after, jax.tree.map(
+                lambda buffer, m: jax.lax.dynamic_update_index_in_dim(buffer, m, i, 1),
                 metrics, new)
 
-        return jax.lax.fori_loop(0, count, body, (state, metrics))
+        return jax.lax.fori_loop(0, jnp.max(count), body, (state, metrics))
 
 
 def without(problem: Problem, learns: jax.Array, before: TrainState,

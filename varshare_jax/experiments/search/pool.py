@@ -66,7 +66,6 @@ class Pool:
         self._progress = progress
         self._state: TrainState | None = None
         self._layout = Layout.choose(*self.problem.suite.divisible(places * self.seeds))
-        self._init = jax.jit(functools.partial(jax.lax.map, lambda x: self.learner.init(*x)))
         self._compile()
 
     def free(self) -> list[int]:
@@ -162,7 +161,7 @@ class Pool:
         keys = jnp.stack([jax.random.key(config.seed + seed) for seed in range(self.seeds)])
         vectors = {name: jnp.full(self.seeds, value, jnp.float32)
                    for name, value in (config.scalars() | dict(scalars)).items()}
-        return self._init((keys, vectors))
+        return self.learner.start(keys, vectors)
 
     def _repeat(self, leaf: jax.Array) -> jax.Array:
         """[K, ...] -> [S, ...], the same in every place."""
