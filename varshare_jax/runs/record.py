@@ -156,13 +156,12 @@ class Record:
         `variables` are the final ones [S, ...], `scores` those of the last evaluation [S, M].
         """
         config, suite, network = self.problem.config, self.suite, self.problem.network
-        one_seed = jax.tree.map(lambda x: x[0], jax.device_get(variables))
-        seconds = self.wall_seconds
+        one_seed = jax.tree.map(lambda leaf: leaf[0], jax.device_get(variables))
         return plain({
             "suite": config.suite, "method": config.method, "algorithm": config.algorithm,
             "num_seeds": config.num_seeds, "total_steps": config.total_steps,
             "env_steps": self.env_steps, "updates": self.update,
-            "wall_seconds": seconds, "compile_seconds": compile_seconds,
+            "wall_seconds": (seconds := self.wall_seconds), "compile_seconds": compile_seconds,
             "steps_per_second": self.env_steps * len(self.seeds) / seconds,
             "parameters": network.num_parameters(one_seed) | _offered(config, one_seed),
             "hidden": network.method.config.network.hidden,
