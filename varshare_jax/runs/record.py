@@ -156,12 +156,12 @@ class Record:
         `variables` are the final ones [S, ...], `scores` those of the last evaluation [S, M].
         """
         config, suite, network = self.problem.config, self.suite, self.problem.network
-        one_seed = jax.tree.map(lambda leaf: leaf[0], jax.device_get(variables))
+        seconds, one_seed = self.wall_seconds, jax.eval_shape(_first_seed, variables)
         return plain({
             "suite": config.suite, "method": config.method, "algorithm": config.algorithm,
             "num_seeds": config.num_seeds, "total_steps": config.total_steps,
             "env_steps": self.env_steps, "updates": self.update,
-            "wall_seconds": (seconds := self.wall_seconds), "compile_seconds": compile_seconds,
+            "wall_seconds": seconds, "compile_seconds": compile_seconds,
             "steps_per_second": self.env_steps * len(self.seeds) / seconds,
             "parameters": network.num_parameters(one_seed) | _offered(config, one_seed),
             "hidden": network.method.config.network.hidden,
@@ -204,11 +204,16 @@ def _over_tasks(values: np.ndarray, left_out: np.ndarray) -> np.ndarray:
     return values.mean(-1, where=~left_out[:, None]) if left_out.any() else values.mean(-1)
 
 
+def _first_seed(variables: Variables) -> Variables:
+    return jax.tree.map(lambda x: x[0], variables)
+
+
 def _offered(config: Config, variables: Variables) -> dict[str, int]:
     """In adaptation: how many of a task's parameters are what its method offers a new one."""
     if not config.adapt.regime:
         return {}
-    return {"offered": sum(x[0].size for x in jax.tree.leaves(variables["task"]["own"]))}
+    own = jax.tree.leaves(variables["task"]["own"])
+    return {"offered": sum(x.size // x.shape[0] for x in own)}
 
 
 def _left_out_mask(config: Config, task_names: tuple[str, ...]) -> np.ndarray:

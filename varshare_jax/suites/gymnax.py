@@ -119,8 +119,8 @@ def single(env_id: str) -> GymnaxSuite:
     if env_id not in registered:
         raise unknown("--suite", f"gymnax:{env_id}", [f"gymnax:{name}" for name in registered])
     env, params = gymnax.make(env_id)
-    space, known = env.action_space(params), gymnax.environments.spaces
-    if not isinstance(space, known.Discrete | known.Box):
+    space, spaces = env.action_space(params), gymnax.environments.spaces
+    if not isinstance(space, spaces.Discrete | spaces.Box):
         raise UserError(f"--suite=gymnax:{env_id}: its action space is {type(space).__name__}; "
                         f"supported: Discrete, Box")
     return GymnaxSuite(f"gymnax:{env_id}", "1", env, same_for_all(params, 1), (env_id,),
