@@ -31,7 +31,6 @@ from varshare_jax.types import (
     TrainState,
     is_shared,
     lead,
-    over_seeds,
     present,
 )
 
@@ -251,7 +250,7 @@ class Learner:
         """`update_many` of seeds that run in step, unless they stop `apart`."""
         seeds, problem = len(state.update), self.problem
         chunk = min(problem.config.run.log_every, problem.num_updates)
-        update = jax.jit(over_seeds(self.update))  # traces once for the shapes and the loop
+        update = jax.jit(jax.vmap(self.update))  # traces once for the shapes and the loop
         shapes = jax.eval_shape(update, state)[1]
         metrics = jax.tree.map(
             lambda m: jnp.full((seeds, chunk, *m.shape[1:]), jnp.nan, m.dtype), shapes)

@@ -3,7 +3,6 @@
 Axes, always in this order: [S]eeds, [T]ime, [M] tasks, [N] envs of a task, features.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -156,18 +155,3 @@ def num_present(scalars: dict[str, jax.Array], num_tasks: int) -> jax.Array | in
 def lead(vector: jax.Array, like: jax.Array) -> jax.Array:
     """[M] as [M, 1, ...], with the axes of `like` [M, ...]: what is one number for each task."""
     return vector.reshape(-1, *(1,) * (like.ndim - 1))
-
-
-def over_seeds(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of one seed, of S: leaves of what it takes and returns lead with S.
-
-    It is vmapped, but for a single seed: without that axis the same program is traced in half the
-    time, and compiled in less.
-    """
-    def of_seeds(*arguments: Any) -> Any:
-        if len(jax.tree.leaves(arguments)[0]) > 1:
-            return jax.vmap(function)(*arguments)
-        result = function(*jax.tree.map(lambda x: x[0], arguments))
-        return jax.tree.map(lambda x: x[None], result)
-
-    return of_seeds

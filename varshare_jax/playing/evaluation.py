@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from varshare_jax.algorithms.acting import observe, policy, policy_per_env, sample_per_env
 from varshare_jax.algorithms.base import Problem
 from varshare_jax.algorithms.rollout import advance_episode, initial_episode
-from varshare_jax.types import Player, TrainState, over_seeds
+from varshare_jax.types import Player, TrainState
 
 
 class Scores(NamedTuple):
@@ -92,7 +92,7 @@ def act(problem: Problem, player: Player, task: jax.Array, obs: jax.Array) -> ja
 
 def evaluate_seeds(problem: Problem, player: Player, keys: jax.Array, **options: Any) -> Scores:
     """`evaluate` of S seeds at once, with its options: keys [S] -> leaves [S, M, E]."""
-    return over_seeds(functools.partial(evaluate, problem, **options))(player, keys)
+    return jax.vmap(lambda *seed: evaluate(problem, *seed, **options))(player, keys)
 
 
 def evaluate_training(problem: Problem, state: TrainState, keys: jax.Array) -> Scores:
