@@ -19,6 +19,7 @@ from varshare_jax.variational.controllers import CONTROLLERS, Measured
 from varshare_jax.variational.diagnostics import diagnose
 from varshare_jax.variational.gaussian import Gaussian, is_gaussian, rho_of
 from varshare_jax.variational.medians import medians, stride
+from varshare_jax.variational.tree import layers
 
 OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 jit = functools.partial(jax.jit, compiler_options=OPTIONS)
@@ -69,7 +70,8 @@ def start(net: MultiTaskNetwork):
     ("varshare_beta_annealed", {"varshare.controller": "annealed"}),
     ("varshare_beta_triggered", {"varshare.controller": "triggered"}),
     ("varshare_sigma_adaptive", {"varshare.controller": "sigma_adaptive"}),
-    ("varshare_empirical_bayes", {"varshare.controller": "empirical_bayes"})])
+    ("varshare_empirical_bayes", {"varshare.controller": "empirical_bayes"}),
+    ("varshare_relevance", {"varshare.controller": "relevance"})])
 def test_presets_differ_from_the_control_in_one_thing(preset, changes):
     assert C.with_presets(C.Config(), [preset]) == C.replace(C.Config(), changes)
 
@@ -148,6 +150,25 @@ def test_sigma_adaptive_maps_smoothed_gaps_to_bounded_scales():
     assert np.argmax(state["sigma_prior"]) == 3, "the outlier has the widest prior"
     assert state["sigma_prior"].min() >= 0.01
     assert state["sigma_prior"].max() <= 0.3
+
+
+def test_relevance_sets_each_prior_by_how_far_a_task_has_gone_in_a_layer():
+    net = network(**{"varshare.controller": "relevance", "controller.sigma_max": 0.15})
+    variables, memory, scalars = start(net)
+    task = variables["task"]
+    task["actor_head"] = jax.tree.map(lambda x: x * jnp.array([0.0, 1.0, 2.0, 9.0]).reshape(
+        M, *(1,) * (x.ndim - 1)), task["actor_head"])
+    for std in net.method.terms(variables, memory, scalars)["prior"].std.values():
+        np.testing.assert_allclose(std, 0.01, rtol=1e-6)
+    memory, _ = jit(lambda variables, memory: net.method.steer(
+        memory, variables, Measured(jnp.int32(1), 9, {}, None), scalars))(variables, memory)
+    found = net.method.terms(variables, memory, scalars)["prior"].std
+    assert set(found) == set(layers(task, is_gaussian))
+    for layer, posteriors in layers(task, is_gaussian).items():
+        means = np.concatenate([np.reshape(q.mean, (M, -1)) for q in posteriors], 1)
+        expected = np.sqrt(np.minimum(0.01**2 + (means**2).mean(1), 0.15**2))
+        np.testing.assert_allclose(found[layer], expected, rtol=1e-5)
+    np.testing.assert_allclose(found["actor_head"][jnp.array([0, 3])], [0.01, 0.15], rtol=1e-6)
 
 
 def test_no_gradient_flows_through_the_update_of_sigma_prior():

@@ -18,7 +18,7 @@ from varshare_jax.settings import Section
 from varshare_jax.types import present
 from varshare_jax.variational import natural
 from varshare_jax.variational.controllers import CONTROLLERS, Fixed
-from varshare_jax.variational.diagnostics import diagnose
+from varshare_jax.variational.diagnostics import diagnose, mean_squares
 from varshare_jax.variational.gaussian import (
     Gaussian,
     is_gaussian,
@@ -133,9 +133,10 @@ class VarShare(Method):
 
     def steer(self, memory, variables, measured, scalars):
         """The controller's next state; metrics: its variables, and how the posteriors look."""
-        diagnosis = diagnose(jax.vmap(self.residual)(variables["task"]), variables["shared"],
-                             present(scalars, self.num_tasks))
-        measured = measured._replace(metrics=measured.metrics | diagnosis)
+        residuals = jax.vmap(self.residual)(variables["task"])
+        diagnosis = diagnose(residuals, variables["shared"], present(scalars, self.num_tasks))
+        measured = measured._replace(metrics=measured.metrics | diagnosis,
+                                     squares=lambda: mean_squares(residuals))
         state = self.controller.update(memory["controller"], measured, scalars)
         own = jax.tree.map(self.controller.per_task, self.controller.state_metrics(state))
         return memory | {"controller": state}, diagnosis | own

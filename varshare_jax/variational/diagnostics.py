@@ -44,6 +44,12 @@ def diagnose(residuals: Any, shared: Any,
     return {name: jnp.broadcast_to(m, (tasks,)) for name, m in metrics.items()}
 
 
+def mean_squares(residuals: Any) -> dict[str, jax.Array]:
+    """Mean μ² of each layer of residuals (Gaussians [M, ...]), [M]."""
+    return {name: jnp.square(_joined([q.mean for q in qs], qs[0].mean.shape[0])).mean(1)
+            for name, qs in layers(residuals, is_gaussian).items()}
+
+
 def _joined(arrays: Any, rows: int) -> jax.Array:
     """All entries side by side, [rows, n]."""
     return jnp.concatenate([x.reshape(rows, -1) for x in arrays], axis=1)

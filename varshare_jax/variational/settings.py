@@ -4,7 +4,8 @@ import dataclasses
 
 from varshare_jax.settings import Section, field
 
-CONTROLLERS = ("fixed", "annealed", "triggered", "sigma_adaptive", "empirical_bayes")
+CONTROLLERS = ("fixed", "annealed", "triggered", "sigma_adaptive", "empirical_bayes",
+               "relevance")
 """Names of controllers; `variational.controllers` has them."""
 
 RULES = ("magnitude", "snr")
@@ -33,8 +34,10 @@ class ControllerConfig(Section):
     gamma_down: float = field(1.1, "triggered: divisor by which β falls", traced=True, above=0)
     beta_min: float = field(1e-4, "triggered: least β", traced=True, least=0)
     beta_max: float = field(100.0, "triggered: greatest β", traced=True)
-    sigma_min: float = field(0.01, "sigma_adaptive: lower bound of σ_prior", traced=True, above=0)
-    sigma_max: float = field(0.3, "sigma_adaptive: upper bound of σ_prior", traced=True)
+    sigma_min: float = field(0.01, "sigma_adaptive, relevance: lower bound of σ_prior",
+                             traced=True, above=0)
+    sigma_max: float = field(0.3, "sigma_adaptive, relevance: upper bound of σ_prior",
+                             traced=True)
     kappa: float = field(1.0, "sigma_adaptive: steepness κ of the map from z to σ_prior²",
                          traced=True, least=0)
     hyperprior: float = field(1e-3, "empirical_bayes: strength λ of the spring that ties log "

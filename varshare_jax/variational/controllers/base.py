@@ -18,13 +18,15 @@ class Measured(NamedTuple):
     """What a controller may read after an update.
 
     `update` counts finished updates of `total`; `metrics` are the update's, [M]; `gap` computes
-    [M], by how much less the critic errs with a task's own parameters than without them.
+    [M], by how much less the critic errs with a task's own parameters than without them; `squares`
+    computes [M] for each layer, the mean square of a task's means.
     """
 
     update: jax.Array
     total: int
     metrics: dict[str, jax.Array]
     gap: Callable[[], jax.Array]
+    squares: Callable[[], dict[str, jax.Array]] = dict
 
 
 class Terms(NamedTuple):
