@@ -10,8 +10,8 @@ class Relevance(Fixed):
     """A task that has departed in a layer gets a wider prior there, and pays less for going on.
 
     σ_prior,m,l² = min(σ_min² + mean μ_m,l², σ_max²) after every update: for σ = σ_min the prior of
-    greatest evidence (MacKay 1992). The price of μ grows with its size by a logarithm, then, where
-    a fixed prior's grows by a square. The state keeps σ_prior of each layer, [M].
+    greatest evidence (MacKay 1992). The price of μ grows by the logarithm of its size, where a
+    fixed prior's grows by the square. The state keeps σ_prior of each layer, [M].
     """
 
     def init(self, layers, scalars):
