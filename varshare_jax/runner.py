@@ -145,11 +145,13 @@ class _Run:
     def _loop(self, state: TrainState, stop: Stop):
         """Chunks until the end or a signal. Returns (state, whether training is complete)."""
         run, record, problem = self.config.run, self.record, self.learner.problem
-        self.evaluate = self._compile(
-            "evaluation", functools.partial(evaluate_training, problem), state,
-            self._evaluation_keys(0))
-        advance = self._compile("training step", self.learner.update_many, state, jnp.int32(1),
-                                returns_state=True)
+        started = time.monotonic()
+        with self.progress.working("compiling the training step and the evaluation"):
+            advance, self.evaluate = self.layout.compile_both(
+                state, (self.learner.update_many, jnp.int32(1)),
+                (functools.partial(evaluate_training, problem), self._evaluation_keys(0)),
+                self.suite.compiler_options)
+        self.compile_seconds = time.monotonic() - started
         if self.together.any(stop.asked):  # while compiling
             return self._stopped(state)
         stop.working = True
@@ -177,15 +179,6 @@ class _Run:
         how = "; continue with --resume" if self.config.run_dir else ""
         self.progress.say(f"stopped by a signal at update {self.record.update}{how}")
         return state, False
-
-    def _compile(self, what: str, function: Any, state: TrainState, argument: Any,
-                 returns_state: bool = False) -> Any:
-        with self.progress.working(f"compiling the {what}"):
-            started = time.monotonic()
-            compiled = self.layout.compile(function, state, argument, returns_state,
-                                           self.suite.compiler_options)
-            self.compile_seconds += time.monotonic() - started
-        return compiled
 
     def _crossed(self, every: int, count: int) -> bool:
         return self.record.update // every > (self.record.update - count) // every

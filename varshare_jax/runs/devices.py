@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +19,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from varshare_jax.types import TrainState, is_shared
 
 AXIS = "devices"
+Program = tuple[Callable, jax.Array]
+"""A function of a state and the argument beside it."""
 
 
 def use_cpu_cores(limit: int = 0) -> None:
@@ -64,6 +67,22 @@ class Layout:
         `argument` is a scalar or leads with S. A function that returns (state, rest) has its
         state donated and gets it back in place. `compiler_options` are those of the suite.
         """
+        return self._trace(function, state, argument, returns_state).compile(dict(compiler_options))
+
+    def compile_both(self, state: TrainState, train: Program, play: Program,
+                     compiler_options: Mapping[str, Any]) -> tuple[Callable, Callable]:
+        """`train`, which returns (state, rest), and `play`, compiled at the same time.
+
+        Much of what XLA does for a program is done by a single thread.
+        """
+        options = dict(compiler_options)
+        with ThreadPoolExecutor(1) as aside:
+            training = aside.submit(self._trace(train[0], state, train[1], True).compile, options)
+            playing = self._trace(play[0], state, play[1], False).compile(options)
+            return training.result(), playing
+
+    def _trace(self, function: Callable, state: TrainState, argument: jax.Array,
+               returns_state: bool) -> jax.stages.Lowered:
         outputs = None
         if self.axis == 0:
             # Seeds are independent programs; saying so spares XLA's partitioner from finding out.
@@ -75,7 +94,7 @@ class Layout:
         jitted = jax.jit(function, donate_argnums=0 if returns_state else (),
                          out_shardings=outputs)
         with jax.set_mesh(self.mesh):
-            return jitted.lower(state, argument).compile(dict(compiler_options))
+            return jitted.lower(state, argument)
 
     def shardings(self, state: TrainState) -> TrainState:
         """A NamedSharding for each leaf.

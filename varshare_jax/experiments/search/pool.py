@@ -174,13 +174,11 @@ class Pool:
                             like, shardings)
         counts = jnp.zeros(self.places * self.seeds, jnp.int32)
         keys = jnp.concatenate([self._keys(place, 0) for place in range(self.places)])
-        options = self.problem.suite.compiler_options
-        with self._progress.working("compiling the training step"):
-            train = functools.partial(_train, self.learner)
-            self._advance = self._layout.compile(train, like, counts, True, options)
-        with self._progress.working("compiling the evaluation"):
-            play = functools.partial(_play, self.problem)
-            self._evaluate = self._layout.compile(play, like, keys, False, options)
+        with self._progress.working("compiling the training step and the evaluation"):
+            self._advance, self._evaluate = self._layout.compile_both(
+                like, (functools.partial(_train, self.learner), counts),
+                (functools.partial(_play, self.problem), keys),
+                self.problem.suite.compiler_options)
         self._insert = jax.jit(_put, donate_argnums=0, out_shardings=shardings)
         self._player = jax.jit(functools.partial(_take, self.problem, self.seeds))
 
