@@ -386,18 +386,19 @@ def test_specialization_is_the_last_row_averaged_over_seeds_with_layers_in_order
     assert "l2_soft" in page.tables
 
 
-def test_maps_show_up_to_five_moments_from_the_first_to_the_last(make_run, report):
+@pytest.mark.parametrize("scale", ["relative_mu", "sigma_prior"])
+def test_maps_show_up_to_five_moments_from_the_first_to_the_last(make_run, report, scale):
     run = make_run()
-    rows = [{"update": i, "env_steps": 1000 * i, "metrics": {"relative_mu/actor_0": [
+    rows = [{"update": i, "env_steps": 1000 * i, "metrics": {f"{scale}/actor_0": [
         [i, 0.0, None]] * 3}} for i in range(1, 18)]
     write_lines(run / "train.jsonl", rows, tail='{"update": 18, "env_st')
     moments = load_run(run).moments
     assert [moment.env_steps for moment in moments] == [1000, 5000, 9000, 13000, 17000]
-    assert moments[-1].metrics["relative_mu/actor_0"][0, 0] == 17
+    assert moments[-1].metrics[f"{scale}/actor_0"][0, 0] == 17
     _, page = report(run)
     shown = [attributes.get("alt", "") for _, attributes in page.tags]
-    assert [text for text in shown if text.startswith("relative_mu")] == [
-        f"relative_mu of varshare after {steps:,} steps"
+    assert [text for text in shown if text.startswith(scale)] == [
+        f"{scale} of varshare after {steps:,} steps"
         for steps in (1000, 5000, 9000, 13000, 17000)]
 
 

@@ -282,7 +282,7 @@ from varshare_jax.runs.devices import Layout
 def compile_for_ever(*given):
     print("compiling", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # like XLA: no instruction of Python's for long
-Layout.compile = compile_for_ever
+Layout.compile_both = compile_for_ever
 """)
     for line in process.stdout:
         if line == "compiling\n":

@@ -30,13 +30,21 @@ _MEASURES = {
     "l2": ("squared norm of the residuals",
            f"How far each task's weights lie from the shared ones, layer by layer; {_LAST}."),
 }
-_RELATIVE = "relative_mu"
+_SCALES = {
+    "relative_mu": ("Specialization: size of the residuals relative to the shared weights",
+                    "Σ|μ| / Σ|θ| of each task and layer, mean over seeds, in the course of "
+                    "training. 1: the residuals are as large as the weights that they are added "
+                    "to."),
+    "sigma_prior": ("Specialization: how wide each prior has become",
+                    "σ_prior of each task and layer, where a controller sets it layer by layer, "
+                    "mean over seeds, in the course of training."),
+}
 
 
 def content(section: Section) -> Iterator[str | Heading]:
     """All of them, those that no run of the section has left out."""
     yield from _tables(section)
-    yield from _relative(section)
+    yield from _scales(section)
     yield from _similarity(section)
     yield from _embedding(section)
     yield from _sigma(section)
@@ -55,17 +63,15 @@ def _tables(section: Section) -> Iterator[str | Heading]:
             yield folded("Tasks × layers in numbers", table(cells, "heat"))
 
 
-def _relative(section: Section) -> Iterator[str | Heading]:
-    drawn = [(entry, _series(section, entry, _RELATIVE)) for entry in section.entries]
-    drawn = [(entry, maps) for entry, maps in drawn if maps]
-    if not drawn:
-        return
-    yield Heading(3, "Specialization: size of the residuals relative to the shared weights",
-                  "specialization-relative")
-    yield about("Σ|μ| / Σ|θ| of each task and layer, mean over seeds, in the course of training. "
-                "1: the residuals are as large as the weights that they are added to.")
-    for entry, maps in drawn:
-        yield subheading(entry.label) + maps
+def _scales(section: Section) -> Iterator[str | Heading]:
+    for prefix, (title, text) in _SCALES.items():
+        drawn = [(entry, _series(section, entry, prefix)) for entry in section.entries]
+        drawn = [(entry, maps) for entry, maps in drawn if maps]
+        if drawn:
+            yield Heading(3, title, f"specialization-{prefix.split('_')[0]}")
+            yield about(text)
+        for entry, maps in drawn:
+            yield subheading(entry.label) + maps
 
 
 def _series(section: Section, entry: Entry, prefix: str) -> str:
