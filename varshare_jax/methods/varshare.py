@@ -37,7 +37,7 @@ class VarShare(Method):
     settings: ClassVar[tuple[type[Section], ...]] = (VarShareConfig, ControllerConfig)
     offers = "a residual, mean and deviation"
     one_gaussian_each: ClassVar[bool] = True
-    """Whether each weight's residual is one Gaussian: per-example estimators, recentring need it."""
+    """Whether each weight's residual is one Gaussian: estimators by example, recentring need it."""
     gaussian_prior: ClassVar[bool] = True
     """Whether each posterior's price is its KL from one Gaussian, as posterior=natural needs it."""
 
