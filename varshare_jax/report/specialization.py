@@ -31,11 +31,11 @@ _MEASURES = {
            f"How far each task's weights lie from the shared ones, layer by layer; {_LAST}."),
 }
 _SCALES = {
-    "relative_mu": ("Specialization: size of the residuals relative to the shared weights",
+    "relative_mu": ("size of the residuals relative to the shared weights",
                     "Σ|μ| / Σ|θ| of each task and layer, mean over seeds, in the course of "
                     "training. 1: the residuals are as large as the weights that they are added "
                     "to."),
-    "sigma_prior": ("Specialization: how wide each prior has become",
+    "sigma_prior": ("how wide each prior has become",
                     "σ_prior of each task and layer, where a controller sets it layer by layer, "
                     "mean over seeds, in the course of training."),
 }
@@ -68,7 +68,8 @@ def _scales(section: Section) -> Iterator[str | Heading]:
         drawn = [(entry, _series(section, entry, prefix)) for entry in section.entries]
         drawn = [(entry, maps) for entry, maps in drawn if maps]
         if drawn:
-            yield Heading(3, title, f"specialization-{prefix.split('_')[0]}")
+            yield Heading(3, f"Specialization: {title}",
+                          f"specialization-{prefix.split('_')[0]}")
             yield about(text)
         for entry, maps in drawn:
             yield subheading(entry.label) + maps

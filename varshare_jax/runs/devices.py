@@ -9,7 +9,6 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -60,20 +59,20 @@ class Layout:
         return jax.device_put(state, self.shardings(state))
 
     def compile(self, function: Callable, state: TrainState, argument: jax.Array,
-                returns_state: bool,
-                compiler_options: Mapping[str, Any] = MappingProxyType({})) -> Callable:
+                returns_state: bool) -> Callable:
         """Compiles function(state, argument), whose other arrays all lead with S.
 
         `argument` is a scalar or leads with S. A function that returns (state, rest) has its
-        state donated and gets it back in place. `compiler_options` are those of the suite.
+        state donated and gets it back in place.
         """
-        return self._trace(function, state, argument, returns_state).compile(dict(compiler_options))
+        return self._trace(function, state, argument, returns_state).compile()
 
     def compile_both(self, state: TrainState, train: Program, play: Program,
                      compiler_options: Mapping[str, Any]) -> tuple[Callable, Callable]:
-        """`train`, which returns (state, rest), and `play`, compiled at the same time.
+        """`train`, which returns (state, rest), and `play`, as by `compile`, at the same time.
 
-        Much of what XLA does for a program is done by a single thread.
+        Much of what XLA does for a program is done by a single thread. `compiler_options` are
+        those of the suite.
         """
         options = dict(compiler_options)
         with ThreadPoolExecutor(1) as aside:

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from varshare_jax.variational.controllers.base import Fixed
+from varshare_jax.variational.controllers.base import Fixed, Terms
 
 
 class Relevance(Fixed):
@@ -25,8 +25,8 @@ class Relevance(Fixed):
                                 for layer, square in squares.items()}}
 
     def terms(self, layers, variables, state, scalars):
-        fixed = super().terms(layers, variables, {}, scalars)
-        return fixed._replace(std=state["sigma_prior"])
+        return Terms(self.per_task(scalars["varshare.beta"]), state["sigma_prior"],
+                     self.per_task(0.0))
 
     def term_metrics(self, terms):
         return {"beta": terms.beta,
