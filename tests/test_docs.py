@@ -3,7 +3,7 @@
 import ast
 import contextlib
 import functools
-import importlib
+import importlib.util
 import inspect
 import json
 import re
@@ -238,7 +238,8 @@ def test_experiments_targets_and_extras_that_are_named_exist():
         if program == "make" and named:
             assert named in made, f"{name}: make {named}"
         if program == "python" and "-m" in arguments:
-            importlib.import_module(arguments[arguments.index("-m") + 1])
+            module = arguments[arguments.index("-m") + 1]  # not imported: flags have equal names
+            assert importlib.util.find_spec(module), f"{name}: {module}"
     for name in NAMES:
         text = (ROOT / name).read_text()
         for target in re.findall(r"`make ([a-z0-9_-]+)`", text):
