@@ -278,7 +278,7 @@ def test_the_forecast_takes_the_best_that_is_known(plan, tmp_path):
     def expected(run):
         return forecast.Forecast(loaded).seconds(run) - forecast.STARTUP_SECONDS
 
-    assert expected(varshare) == pytest.approx(4000 / forecast.GUESS)
+    assert expected(varshare) == pytest.approx(4000 / forecast.GUESSES[""])
     assert "a guess" in forecast.Forecast(loaded).table(loaded)
     other = tmp_path / "out" / "older"
     other.mkdir(parents=True)
@@ -293,6 +293,14 @@ def test_the_forecast_takes_the_best_that_is_known(plan, tmp_path):
     (varshare.folder / "summary.json").write_text((other / "summary.json").read_text())
     assert forecast.Forecast(loaded).seconds(varshare) == 0
     assert forecast.clock(3723.4) == "1:02:03"
+
+
+def test_where_no_run_is_known_the_forecast_guesses_by_the_suites_physics(plan):
+    def speed(suite):
+        loaded = plan(f"methods = ['varshare']\nsuite = '{suite}'\ntotal_steps = 1000")
+        return forecast.Forecast(loaded).speed(loaded.runs[0])[0]
+
+    assert speed("mt1:reach") < speed("lunar_lander20") < speed("cartpole10")
 
 
 @pytest.fixture(scope="module")
