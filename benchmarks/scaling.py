@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt
 from benchmarks.processes import QUICK, ROOT, ask_or_tell, write_report
 
 BASE = {"seeds": 1, "tasks": 16, "envs": 16, "width": 64}
-SIZES = {"seeds": (1, 4, 16, 64, 256), "tasks": (1, 4, 16, 64, 256),
+SIZES = {"seeds": (1, 4, 16, 64, 256), "tasks": (2, 4, 16, 64, 256),
          "envs": (4, 16, 64, 256, 1024), "width": (16, 64, 256, 1024)}
 _TIMEOUT = 900  # seconds that one process may take
 _FIGURES = {"seconds_per_update": "seconds of an update", "peak_bytes": "memory of the process"}

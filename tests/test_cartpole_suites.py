@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from benchmarks import scaling
 from varshare_jax import suites
 from varshare_jax.errors import UserError
 from varshare_jax.suites import cartpole, cartpole_conflict, cartpole_family, cartpole_hard
@@ -140,6 +141,11 @@ def test_what_the_name_of_a_family_leaves_out_has_its_default():
     assert short == FamilyOptions(tasks=5, spread=0.5, seed=2)
     with pytest.raises(UserError, match="did you mean 'cartpole_family'"):
         suites.make("cartpole_famly:tasks=3")
+
+
+@pytest.mark.parametrize("tasks", scaling.SIZES["tasks"])
+def test_the_scaling_benchmark_measures_families_that_exist(tasks):
+    assert cartpole_family.parse(f"cartpole_family:tasks={tasks}").tasks == tasks
 
 
 def regulator(task, time_step, weights):
